@@ -1,0 +1,136 @@
+"""The one record that everything speaks: turns of text and pictures.
+
+Pictures are parts of their own, never marks inside a text, so no text that a user writes can
+become a picture or a control token. A reader turns a foreign layout into samples; the processor
+turns samples into tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from sightling.data.pictures import open_picture, picture_size
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture by path, by encoded bytes, or already decoded; exactly one of the three is set.
+
+    ``box`` optionally names a crop ``(left, top, right, bottom)`` in pixels, as NLVR's three boxes are.
+    Compared by identity: samples that share one ``Picture`` object share its tokens in a packed row.
+    """
+
+    path: Path | None = None
+    data: bytes | None = None
+    image: Image.Image | None = None
+    box: tuple[int, int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        given = sum(part is not None for part in (self.path, self.data, self.image))
+        if given != 1:
+            raise ValueError(f"a picture needs exactly one of path, data, image; {given} were given")
+
+    @property
+    def name(self) -> str:
+        """The path, or what the picture is where it has none: for error messages."""
+        if self.path is not None:
+            return str(self.path)
+        return f"<{len(self.data)} bytes>" if self.data is not None else "<image in memory>"
+
+    def load(self) -> Image.Image:
+        """Decode to an RGB image (alpha over white, EXIF rotation applied).
+
+        Raises:
+            UserError: missing, corrupt, not a picture, or larger than the pixel limit.
+        """
+        if self.image is not None:
+            image = self.image if self.image.mode == "RGB" else self.image.convert("RGB")
+        else:
+            image = open_picture(self.path if self.path is not None else io.BytesIO(self.data or b""), self.name)
+        return image.crop(self.box) if self.box is not None else image
+
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels, read from the header without decoding."""
+        if self.box is not None:
+            return self.box[2] - self.box[0], self.box[3] - self.box[1]
+        if self.image is not None:
+            return self.image.size
+        return picture_size(self.path if self.path is not None else io.BytesIO(self.data or b""), self.name)
+
+    def key(self) -> str:
+        """A SHA-256 of the content and the crop: equal pictures have equal keys."""
+        digest = hashlib.sha256()
+        if self.image is not None:
+            digest.update(f"{self.image.mode}{self.image.size}".encode() + self.image.tobytes())
+        else:
+            digest.update(self.path.read_bytes() if self.path is not None else self.data or b"")
+        digest.update(repr(self.box).encode())
+        return digest.hexdigest()
+
+
+Part = str | Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn: a role and its parts in order, texts and pictures.
+
+    ``supervised`` is read for assistant turns only: whether the loss counts this turn.
+    """
+
+    role: Role
+    parts: tuple[Part, ...]
+    supervised: bool = True
+
+    @property
+    def text(self) -> str:
+        """The turn's text parts joined; pictures leave nothing behind."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Picture))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A conversation with its pictures and whatever is known about it.
+
+    ``meta`` carries what evaluation groups by (``family``, ``language``, ``source``, ``id`` ...)
+    and, for the small world, the exact ``scene``. The model never sees it.
+    """
+
+    turns: tuple[Turn, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def pictures(self) -> Iterator[Picture]:
+        for turn in self.turns:
+            yield from turn.pictures
+
+    @property
+    def answer(self) -> str:
+        """The text of the last assistant turn; empty when there is none."""
+        for turn in reversed(self.turns):
+            if turn.role == "assistant":
+                return turn.text
+        return ""
+
+
+def question(text: str, *pictures: Picture, answer: str | None = None, **meta: Any) -> Sample:
+    """The commonest sample: pictures, one question, perhaps its answer.
+
+    Example: ``question("what colour is it?", picture, answer="red", family="color")``.
+    """
+    turns = [Turn("user", (*pictures, text))]
+    if answer is not None:
+        turns.append(Turn("assistant", (answer,)))
+    return Sample(tuple(turns), meta)
