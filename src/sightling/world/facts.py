@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sightling.world.scene import Scene, Thing
 
 RELATION_MARGIN = 0.12
-"""How far apart two centres must be along an axis (fraction of the picture) to lie clearly left, right, above, below."""
+"""How far apart two centres must be along an axis (fraction of the picture) for a relation to be clear."""
 
 PLACE_MARGIN = 0.03
 """How far a centre must be from the lines between regions (fraction of the picture) to lie clearly in one."""

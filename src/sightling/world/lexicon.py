@@ -56,7 +56,7 @@ def _adjective(name: str, en: str, zh: str, rgb: RGB | None = None) -> tuple[str
 
 SHAPES: dict[str, Entry] = dict(
     [
-        _noun("circle", "circle|disc|disk", "圆形|圆|圆点"),
+        _noun("circle", "circle|disc|disk", "圆形|圆"),
         _noun("square", "square|box", "正方形|方形|方块", "squares|boxes"),
         _noun("triangle", "triangle", "三角形|三角"),
         _noun("star", "star|five-pointed star", "星形|五角星|星星"),
@@ -85,8 +85,8 @@ COLORS: dict[str, Entry] = dict(
         _adjective("orange", "orange|tangerine", "橙色|橘色|橘黄色|橙", (255, 136, 0)),
         _adjective("yellow", "yellow|lemon-yellow", "黄色|黄|柠檬黄", (250, 224, 30)),
         _adjective("green", "green|emerald", "绿色|绿|翠绿色", (28, 150, 58)),
-        _adjective("blue", "blue|cobalt", "蓝色|蓝|深蓝色", (30, 70, 215)),
-        _adjective("purple", "purple|violet", "紫色|紫|紫罗兰色", (128, 40, 165)),
+        _adjective("blue", "blue|cobalt", "蓝色|蓝|深蓝色", (20, 84, 220)),
+        _adjective("purple", "purple|violet", "紫色|紫|紫罗兰色", (144, 32, 158)),
         _adjective("pink", "pink|rosy", "粉色|粉红色|粉红|粉", (255, 150, 200)),
         _adjective("brown", "brown|chocolate", "棕色|褐色|咖啡色|棕", (116, 66, 24)),
         _adjective("black", "black|jet-black", "黑色|黑|漆黑", (20, 20, 22)),
