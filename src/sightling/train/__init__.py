@@ -1,0 +1,1 @@
+"""Training: a recipe is checked, its stages run in order through one loop, and a run can be stopped and continued."""

@@ -1,0 +1,95 @@
+"""What every objective offers the one loop: data, a count of what is supervised, and a loss.
+
+An objective is one file in this package::
+
+    @OBJECTIVES.register("language")
+    class Language(Objective):
+        Options = LanguageOptions      # a closed model of what `objective:` may say beside `type`
+        sources = TEXTS                # a registry of closed models: what `data: {type: ...}` may be
+
+Both sections of a stage are validated before anything runs; the instance holds them as ``options``
+and ``data``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch.nn as nn
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sightling.parts import Part
+from sightling.registry import Registry
+
+Batch = dict[str, Any]
+"""What :meth:`Objective.collate` makes: tensors by name, moved to the device by the loop."""
+
+
+class Objective(ABC):
+    """One way to learn. A new way to learn is a new objective, never a new loop.
+
+    Attributes:
+        model: the model that learns; the loop has already said which of its parts train.
+        processor: the model's processor.
+        options: the stage's ``objective`` section, an instance of ``Options``.
+        data: the stage's ``data`` section, an instance of one of ``sources``.
+        seed: the stage's own seed, for what the objective draws before its first step.
+    """
+
+    Options: ClassVar[type[Part]] = Part
+    sources: ClassVar[Registry[type[Part]]]
+
+    def __init__(self, model: nn.Module, processor: Any, options: Part, data: Part, seed: int) -> None:
+        self.model = model
+        self.processor = processor
+        self.options: Any = options
+        self.data: Any = data
+        self.seed = seed
+
+    @abstractmethod
+    def dataset(self) -> Dataset[Any]:
+        """The items to learn from, by index.
+
+        A dataset with ``__len__`` is finite: it is shuffled anew each epoch. One without is endless: item
+        ``i`` is asked for once, in order. Python's, numpy's and torch's random generators are seeded for each
+        item by its place in the stage, so whatever an item draws does not depend on who fetches it or when.
+        """
+
+    @abstractmethod
+    def collate(self, items: list[Any]) -> Batch:
+        """Items to one micro-batch; runs in the data workers."""
+
+    @abstractmethod
+    def count(self, batch: Batch) -> int:
+        """Supervised units (tokens, pairs, ...) in a micro-batch, known before the forward pass."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss SUMMED over the supervised units, and metrics summed the same way.
+
+        The loop divides by the count of the whole step, over all micro-batches and ranks.
+        """
+
+    @abstractmethod
+    def tokens(self, batch: Batch) -> tuple[int, int]:
+        """(real tokens, all tokens with padding) of a micro-batch, for the log."""
+
+    def samples(self, batch: Batch) -> int | None:
+        """Samples in a micro-batch where an item holds several (packed rows); ``None``: one an item."""
+        return None
+
+    def extra(self) -> nn.Module | None:
+        """What trains with this stage and is thrown away after it, such as a projection head.
+
+        Called once. It learns at the stage's ``learning_rate`` and is saved in checkpoints only.
+        """
+        return None
+
+    def held_out(self) -> Dataset[Any] | None:
+        """Items never trained on (finite), for the loss that is measured every ``eval_steps``."""
+        return None
+
+
+OBJECTIVES: Registry[type[Objective]] = Registry("objective")

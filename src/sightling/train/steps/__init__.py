@@ -1,0 +1,7 @@
+"""Stages that train no model, one file each. A file listed here registers itself when imported."""
+
+from __future__ import annotations
+
+from sightling.train.steps.base import STEPS, StageStep, StepContext
+
+__all__ = ["STEPS", "StageStep", "StepContext"]
