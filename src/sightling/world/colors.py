@@ -10,6 +10,9 @@ from sightling.world.lexicon import COLORS, RGB
 JITTER = 10
 """The most by which a thing's colour leaves its name's middle, in each channel of 0 to 255."""
 
+WHITE: RGB = (255, 255, 255)
+BLACK: RGB = (0, 0, 0)
+
 Lab = tuple[float, float, float]
 
 
@@ -50,8 +53,13 @@ def middle(color: str) -> RGB:
 
 
 def jittered(color: str, rng: random.Random) -> RGB:
-    """The named colour, each channel moved by up to :data:`JITTER`."""
-    red, green, blue = (min(255, max(0, channel + rng.randint(-JITTER, JITTER))) for channel in middle(color))
+    """The named colour moved by up to :data:`JITTER` in each channel; black, gray and white stay without hue."""
+    base = middle(color)
+    if max(base) - min(base) < JITTER:
+        shifts = (rng.randint(-JITTER, JITTER),) * 3
+    else:
+        shifts = (rng.randint(-JITTER, JITTER), rng.randint(-JITTER, JITTER), rng.randint(-JITTER, JITTER))
+    red, green, blue = (min(255, max(0, channel + shift)) for channel, shift in zip(base, shifts))
     return red, green, blue
 
 

@@ -82,8 +82,8 @@ THING: Entry = _noun("thing", "thing|object|item", "东西|物体|图形")[1]
 COLORS: dict[str, Entry] = dict(
     [
         _adjective("red", "red|scarlet|crimson", "红色|红|大红色", (214, 24, 32)),
-        _adjective("orange", "orange|tangerine", "橙色|橘色|橘黄色|橙", (255, 136, 0)),
-        _adjective("yellow", "yellow|lemon-yellow", "黄色|黄|柠檬黄", (250, 224, 30)),
+        _adjective("orange", "orange|tangerine", "橙色|橘色|橘黄色|橙", (252, 124, 0)),
+        _adjective("yellow", "yellow|lemon-yellow", "黄色|黄|柠檬黄", (246, 212, 14)),
         _adjective("green", "green|emerald", "绿色|绿|翠绿色", (28, 150, 58)),
         _adjective("blue", "blue|cobalt", "蓝色|蓝|深蓝色", (20, 84, 220)),
         _adjective("purple", "purple|violet", "紫色|紫|紫罗兰色", (144, 32, 158)),

@@ -65,7 +65,7 @@ def _square() -> list[Corners]:
 
 def _diamond() -> list[Corners]:
     # Narrower than a square on its corner, so that no turn makes one of the other.
-    return [[(0, -1), (0.76, 0), (0, 1), (-0.76, 0)]]
+    return [[(0, -1), (0.68, 0), (0, 1), (-0.68, 0)]]
 
 
 def _cross() -> list[Corners]:
@@ -134,7 +134,7 @@ ROUND = frozenset({"circle", "ring"})
 
 # Strokes are thin: a letter as wide as a disc is large is still the smaller thing to the eye.
 _LETTER_SCALE = 1.15
-_GLYPH_HEIGHTS = (64, 256, 1024)
+_GLYPH_HEIGHTS = (64, 256, 768)
 
 
 @cache
@@ -179,9 +179,8 @@ def _turn(angle: float) -> np.ndarray:
 def extent(shape: str, glyph: str, angle: float) -> Extent:
     """How far the turned outline reaches from its centre, in radii."""
     points = _ink_points(glyph) @ _turn(angle) if shape == "letter" else turned(shape, angle)[0]
-    left, top = points.min(axis=0).tolist()
-    right, bottom = points.max(axis=0).tolist()
-    return Extent(left, top, right, bottom)
+    # Rounded, so that the last bit of a system's sine never decides where things fit.
+    return Extent(*(round(side, 6) for side in (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())))
 
 
 @lru_cache(maxsize=256)

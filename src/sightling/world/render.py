@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 from sightling.errors import UserError
-from sightling.world.colors import mix
+from sightling.world.colors import BLACK, WHITE, mix, to_lab
 from sightling.world.lexicon import RGB
 from sightling.world.outlines import extent, glyph_level, glyph_mask, turned
 from sightling.world.scene import Background, Scene, Thing
@@ -37,7 +37,7 @@ def render(scene: Scene, size: int = 64) -> Image.Image:
         cover, left, top = _cover(thing, width, height)
         picture.paste(thing.shade, (left, top), cover)
         if thing.texture != "plain":
-            ink = ImageChops.multiply(cover, _pattern(thing.texture, cover.width, cover.height))
+            ink = ImageChops.multiply(cover, _pattern(thing.texture, max(cover.size)))
             picture.paste(_ink_of(thing.shade), (left, top), ink)
     return picture
 
@@ -123,15 +123,19 @@ def _letter(thing: Thing, shape: tuple[int, int], radius: float, x: float, y: fl
 @lru_cache(maxsize=4096)
 def _ink_of(shade: RGB) -> RGB:
     """The second colour of a textured thing: a lighter or darker kin, so that its name stays that of the first."""
-    dark = 0.3 * shade[0] + 0.59 * shade[1] + 0.11 * shade[2] < 135
-    return mix(shade, (255, 255, 255), 0.62) if dark else mix(shade, (0, 0, 0), 0.5)
+    lightness, hue_a, hue_b = to_lab(shade)
+    if lightness < 20:
+        return mix(shade, WHITE, 0.38)
+    # A light colour cannot be lightened; gray, lightened, would pass for white.
+    if lightness > 74 or math.hypot(hue_a, hue_b) < 10:
+        return mix(shade, BLACK, 0.4)
+    return mix(shade, WHITE, 0.7)
 
 
-@lru_cache(maxsize=1024)
-def _pattern(texture: str, width: int, height: int) -> Image.Image:
-    """Where a texture's second colour goes, as an ``L`` picture that repeats a few times over a thing's box."""
-    side = max(width, height)
-    down, across = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
+@lru_cache(maxsize=128)
+def _pattern(texture: str, side: int) -> Image.Image:
+    """Where a texture's second colour goes, as a square ``L`` picture, repeating a few times over a thing's box."""
+    down, across = np.mgrid[0:side, 0:side].astype(np.float32) + 0.5
     # Each rule gives the signed distance to the pattern's edge as a fraction of the box; negative is inside.
     if texture == "striped":
         period = 0.3
@@ -141,9 +145,9 @@ def _pattern(texture: str, width: int, height: int) -> Image.Image:
         apart = np.hypot(_wrapped(across / side, period), _wrapped(down / side, period)) - period * 0.3
     elif texture == "checkered":
         period = 0.5
-        apart = -_to_line(across / side, period) * _to_line(down / side, period)
-        # The product of two distances has the right sign; its size is a distance near the edges only.
-        apart = np.sign(apart) * np.minimum(abs(_to_line(across / side, period)), abs(_to_line(down / side, period)))
+        lines = _to_line(across / side, period), _to_line(down / side, period)
+        # Cells of the second colour are a little smaller, so that the first prevails.
+        apart = 0.015 - np.sign(lines[0] * lines[1]) * np.minimum(abs(lines[0]), abs(lines[1]))
     else:
         raise KeyError(texture)
     return Image.fromarray((np.clip(0.5 - apart * side, 0, 1) * 255).astype(np.uint8))
@@ -187,7 +191,7 @@ def _ground_mask(kind: str, seed: int, width: int, height: int) -> Image.Image:
     raise KeyError(kind)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _gradient(direction: int, width: int, height: int) -> Image.Image:
     """Left to right, right to left, down, up, or outwards from the middle."""
     if direction == 4:
@@ -198,7 +202,7 @@ def _gradient(direction: int, width: int, height: int) -> Image.Image:
     return (ramp if turn is None else ramp.transpose(turn)).resize((width, height), Image.Resampling.BILINEAR)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _grid(cells: int, width: int, height: int) -> Image.Image:
     """Thin lines, ``cells`` to the shorter side."""
     pitch = min(width, height) / cells
@@ -208,7 +212,7 @@ def _grid(cells: int, width: int, height: int) -> Image.Image:
     return Image.fromarray((np.maximum(lines[0][:, None], lines[1][None, :]) * 255).astype(np.uint8))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _checker(cells: int, width: int, height: int) -> Image.Image:
     """Squares by turns, ``cells`` to the shorter side."""
     pitch = min(width, height) / cells
