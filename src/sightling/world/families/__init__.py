@@ -1,0 +1,25 @@
+"""The question families by name. A new one is a file here and its line below."""
+
+from __future__ import annotations
+
+from sightling.world.families import attributes, comparison, count, existence, reading, relation, telling
+from sightling.world.families.base import Draft, Family, View
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        existence.FAMILY,
+        attributes.COLOR,
+        attributes.SHAPE,
+        attributes.SIZE,
+        count.FAMILY,
+        relation.FAMILY,
+        comparison.FAMILY,
+        reading.FAMILY,
+        telling.CAPTION,
+        telling.DESCRIPTION,
+    )
+}
+"""Every question family by name."""
+
+__all__ = ["FAMILIES", "Draft", "Family", "View"]
