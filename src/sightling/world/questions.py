@@ -141,7 +141,7 @@ def _ask(view: View, family: Family, language: str, rng: Random, words: Words) -
     draft = family.propose(view, rng)
     if draft is None:
         return None
-    thin = rates(family, view.spec).get(draft.group) if draft.choices else None
+    thin = rates(family, view.spec).get(draft.group) if family.thinned and draft.choices else None
     if thin is not None and rng.random() >= thin.get(draft.answer, 1.0):
         return None
     text = family.text(draft, language, words)

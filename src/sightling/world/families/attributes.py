@@ -7,6 +7,7 @@ from random import Random
 
 from sightling.world.families.base import Draft, Extreme, Family, Propose, View, pick
 from sightling.world.lexicon import COLORS, SHAPES, SIZES
+from sightling.world.mentions import Mention
 
 Ways = Sequence[Sequence[str]]
 
@@ -28,7 +29,9 @@ def _proposer(attribute: str, form: str, choices: str, ways: Ways) -> Propose:
                 slot = Extreme(pick(sides, rng))
             reference = slot or view.reference(index, ways, rng)
             if reference is not None:
-                group = (form,) if isinstance(reference, Extreme) else (form, reference.shape or reference.color or "")
+                group: tuple[str, ...] = (form,)
+                if form != "size" and isinstance(reference, Mention):
+                    group = (form, reference.shape or reference.color or "")
                 allowed = tuple(name for name in getattr(view.spec, choices) if name != "letter")
                 return Draft(form, getattr(fact, attribute), allowed, {"a": reference}, group)
         return None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from types import ModuleType
+from typing import Any, TypeVar
 
 from sightling.world.describe import LANGUAGES
 from sightling.world.describe.words import Words
@@ -35,6 +36,8 @@ class Extreme:
 
 
 Slot = Mention | Extreme
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,13 @@ def say(fact: ThingFact, names: Sequence[str]) -> Mention | None:
     )
 
 
-def pick(options: Sequence, rng: Random):  # type: ignore[no-untyped-def]
+def one(attribute: str, value: str) -> Mention:
+    """The mention that states a single attribute."""
+    stated: dict[str, Any] = {attribute: value}
+    return Mention(**stated)
+
+
+def pick(options: Sequence[_T], rng: Random) -> _T:
     """One of ``options``, evenly; faster than ``rng.choice``."""
     return options[int(rng.random() * len(options))]
 
@@ -176,6 +185,8 @@ class Family:
         write: writes the answer of an open question instead.
         steady: whether a scene may be asked again when nothing came of the first try. False where the answer goes
             with how many things there are, for asking some scenes more often than others would tilt the balance.
+        thinned: whether answers that come too often are to be measured and thinned out. False for a family that sees
+            to its balance by itself.
     """
 
     name: str
@@ -185,6 +196,7 @@ class Family:
     word: Callable[[str, str, str], str]
     write: Write | None = None
     steady: bool = True
+    thinned: bool = True
 
     def text(self, draft: Draft, language: str, words: Words) -> str:
         """The question in words, first letter capital."""

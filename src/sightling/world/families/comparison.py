@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from sightling.world.families.base import YES_NO, Draft, Family, View, pick, yes_no
-from sightling.world.mentions import Mention
+from sightling.world.families.base import YES_NO, Draft, Family, View, one, pick, yes_no
 
 _SIZE_WAYS = (("shape",), ("color",), ("color", "shape"), ("color", "shape"))
 _NOUNS = {"shape": "shapes", "color": "colors", "size": "sizes"}
@@ -79,7 +78,7 @@ def _more(view: View, rng: Random) -> Draft | None:
         many, few = pick(list(counts), rng), pick(absent, rng)
     yes = rng.random() < 0.5
     first, second = (many, few) if yes else (few, many)
-    slots = {"a": Mention(**{attribute: first}), "b": Mention(**{attribute: second})}
+    slots = {"a": one(attribute, first), "b": one(attribute, second)}
     group = ("more", attribute, first if attribute == "size" else "")
     return Draft("more", "yes" if yes else "no", YES_NO, slots, group)
 

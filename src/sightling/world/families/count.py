@@ -1,8 +1,8 @@
 """How many? Every count is asked for equally often, within every kind of question.
 
-Small counts are commonplace and large ones rare, so a scene is asked for its rarer counts first, and the common ones are
-thinned out until all are equal. Both rates are fitted once per specification on a pool of scenes. A count so rare that
-it would cost nearly all questions of its kind is left out of that kind's choices, and never asked for.
+Small counts are commonplace and large ones rare, so a scene is asked for its rarer counts first, and the common ones
+are thinned out until all are equal. Both rates are fitted once per specification on a pool of scenes. A count so rare
+that it would cost nearly all questions of its kind is left out of that kind's choices, and never asked for.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 
 from sightling.world.facts import ThingFact
 from sightling.world.families.balance import pool
-from sightling.world.families.base import Draft, Family, View, pick, say
+from sightling.world.families.base import Draft, Family, View, one, pick, say
 from sightling.world.mentions import Mention
 from sightling.world.scenes import SceneSpec
 
-RAREST = 0.025
+RAREST = 0.04
 """A count that fewer scenes than this share can show is not among the choices."""
 
 _SHARE_TOTAL = 0.3
@@ -36,6 +36,7 @@ class _Plan:
     kind: str
     names: tuple[str, ...]
     values: tuple[Mention, ...]
+    known: frozenset[Mention]
     choices: tuple[str, ...]
     weights: tuple[float, ...]
     accept: tuple[float, ...]
@@ -49,10 +50,10 @@ def _kinds(spec: SceneSpec) -> list[tuple[str, tuple[str, ...], tuple[Mention, .
     kinds: list[tuple[str, tuple[str, ...], tuple[Mention, ...]]] = []
 
     def add(name: str, values: Sequence[str], alone: bool) -> None:
-        together = tuple(Mention(**{name: value}) for value in values if not alone and value not in marked)
+        together = tuple(one(name, value) for value in values if not alone and value not in marked)
         if together:
             kinds.append((name, (name,), together))
-        kinds.extend((f"{name} {value}", (name,), (Mention(**{name: value}),))
+        kinds.extend((f"{name} {value}", (name,), (one(name, value),))
                      for value in values if alone or value in marked)  # fmt: skip
 
     add("shape", spec.shapes, alone=False)
@@ -68,11 +69,12 @@ def _kinds(spec: SceneSpec) -> list[tuple[str, tuple[str, ...], tuple[Mention, .
     return kinds
 
 
-def _counts(facts: Sequence[ThingFact], names: tuple[str, ...]) -> dict[Mention, int]:
+def _counts(facts: Sequence[ThingFact], names: tuple[str, ...], values: frozenset[Mention]) -> dict[Mention, int]:
+    """How many things there are of those ``values`` that the scene has at all."""
     counts: dict[Mention, int] = {}
     for fact in facts:
         said = say(fact, names)
-        if said is not None:
+        if said in values:
             counts[said] = counts.get(said, 0) + 1
     return counts
 
@@ -82,22 +84,22 @@ def plans(spec: SceneSpec) -> tuple[_Plan, ...]:
     """The kinds of count question that scenes of ``spec`` can carry in balance."""
     found = []
     for kind, names, values in _kinds(spec):
-        known = set(values)
+        known = frozenset(values)
         shown = np.zeros((len(pool(spec)), spec.max_things + 1), dtype=bool)
         for row, facts in enumerate(pool(spec)):
-            counts = [count for said, count in _counts(facts, names).items() if said in known]
-            shown[row, counts] = True
+            counts = _counts(facts, names, known)
+            shown[row, list(counts.values())] = True
             shown[row, 0] = len(counts) < len(values)
         rates = shown.mean(axis=0)
         most = 0
         while most < spec.max_things and rates[most + 1] >= RAREST:
             most += 1
         least = 0 if rates[0] >= RAREST else 1
-        if most - least < 1:
-            continue
+        if most - least < min(2, spec.max_things):
+            continue  # two answers would only ask whether there is any
         weights, accept = _fit(shown[:, least : most + 1].astype(float))
         choices = tuple(str(count) for count in range(least, most + 1))
-        found.append(_Plan(kind, names, values, choices, weights, accept))
+        found.append(_Plan(kind, names, values, known, choices, weights, accept))
     return tuple(found)
 
 
@@ -128,12 +130,10 @@ def propose(view: View, rng: Random) -> Draft | None:
     if not known:
         return None
     plan = pick(known, rng)
-    counts = _counts(view.facts, plan.names)
-    values = set(plan.values)
+    counts = _counts(view.facts, plan.names, plan.known)
     options: dict[str, list[Mention]] = {}
     for said, count in counts.items():
-        if said in values:
-            options.setdefault(str(count), []).append(said)
+        options.setdefault(str(count), []).append(said)
     chances = [
         weight if (len(counts) < len(plan.values) if choice == "0" else choice in options) else 0.0
         for choice, weight in zip(plan.choices, plan.weights, strict=True)
@@ -188,4 +188,5 @@ FAMILY = Family(
     },
     word=lambda language, form, answer: answer,
     steady=False,
+    thinned=False,
 )

@@ -1,10 +1,10 @@
 """Is there such a thing? Half the time there is, for every description alike.
 
-The balance is exact for any distribution of scenes, habits included. The scene is compared with a twin: another scene of
-the same distribution. "Yes" asks for something that the scene has and the twin lacks; "no" asks for something that the
-twin has and the scene lacks. Swapping scene and twin turns every "yes" into an equally likely "no", so no text leans
-either way. Often the twin is the scene itself with its colours or sizes dealt anew among its things: then "no" asks for
-a red circle where there is a red square and a blue circle, and only binding colour to shape answers it.
+The balance is exact for any distribution of scenes, habits included. The scene is compared with a twin: another scene
+of the same distribution. "Yes" asks for something that the scene has and the twin lacks; "no" asks for something that
+the twin has and the scene lacks. Swapping scene and twin turns every "yes" into an equally likely "no", so no text
+leans either way. Often the twin is the scene itself with its colours and sizes dealt anew among its things: then "no"
+asks for a red circle where there is a red square and a blue circle, and only binding colour to shape answers it.
 """
 
 from __future__ import annotations
@@ -81,4 +81,5 @@ FAMILY = Family(
         "zh": {"is": ("图中有没有{a}？", "图中有{a}吗？", "有没有{a}？", "这里有没有{a}？")},
     },
     word=lambda language, form, answer: _WORDS[language][answer],
+    thinned=False,
 )

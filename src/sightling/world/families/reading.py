@@ -49,4 +49,5 @@ FAMILY = Family(
         },
     },
     word=lambda language, form, answer: answer,
+    thinned=False,
 )

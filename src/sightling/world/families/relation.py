@@ -73,4 +73,5 @@ FAMILY = Family(
         },
     },
     word=_word,
+    thinned=False,
 )
