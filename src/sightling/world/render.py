@@ -95,16 +95,16 @@ def _cover(thing: Thing, width: int, height: int) -> tuple[Image.Image, int, int
     reach = extent(thing.shape, thing.glyph, thing.angle)
     left, top = math.floor(x + reach.left * radius), math.floor(y + reach.top * radius)
     right, bottom = math.ceil(x + reach.right * radius), math.ceil(y + reach.bottom * radius)
-    # Sixteen levels of coverage are enough where an edge is a small part of the thing.
-    fine = 4 if radius < 160 else 2
+    # The smaller the thing, the more its edge counts.
+    fine = 8 if radius < 24 else 4 if radius < 160 else 2
     shape = (max(1, right - left) * fine, max(1, bottom - top) * fine)
     if thing.shape == "letter":
         drawn = _letter(thing, shape, radius * fine, (x - left) * fine, (y - top) * fine)
     else:
         drawn = Image.new("L", shape)
         draw = ImageDraw.Draw(drawn)
-        # Pillow's corners are centres of pixels; ours are edges, half a pixel further.
-        shift = ((x - left) * fine - 0.5, (y - top) * fine - 0.5)
+        # Pillow cuts corners down to whole pixels and paints those too, so a corner's pixel is the one that holds it.
+        shift = ((x - left) * fine, (y - top) * fine)
         for index, path in enumerate(turned(thing.shape, thing.angle)):
             draw.polygon((path * (radius * fine) + shift).ravel().tolist(), fill=0 if index else 255)
     return drawn.reduce(fine), left, top
@@ -127,9 +127,9 @@ def _ink_of(shade: RGB) -> RGB:
     if lightness < 20:
         return mix(shade, WHITE, 0.38)
     # A light colour cannot be lightened; gray, lightened, would pass for white.
-    if lightness > 74 or math.hypot(hue_a, hue_b) < 10:
+    if lightness > 70 or math.hypot(hue_a, hue_b) < 10:
         return mix(shade, BLACK, 0.4)
-    return mix(shade, WHITE, 0.7)
+    return mix(shade, WHITE, 0.65)
 
 
 @lru_cache(maxsize=128)
@@ -139,7 +139,7 @@ def _pattern(texture: str, side: int) -> Image.Image:
     # Each rule gives the signed distance to the pattern's edge as a fraction of the box; negative is inside.
     if texture == "striped":
         period = 0.3
-        apart = _wrapped((across + down) / side / math.sqrt(2), period) - period * 0.22
+        apart = _wrapped((across + down) / side / math.sqrt(2), period) - period * 0.19
     elif texture == "dotted":
         period = 0.32
         apart = np.hypot(_wrapped(across / side, period), _wrapped(down / side, period)) - period * 0.3
@@ -179,14 +179,15 @@ def _ground_mask(kind: str, seed: int, width: int, height: int) -> Image.Image:
     if kind == "gradient":
         return _gradient(seed % 5, width, height)
     if kind == "grid":
-        return _grid(4 + seed % 5, width, height)
+        return _grid(4 + seed % 4, width, height)
     if kind == "checker":
-        return _checker(4 + seed % 5, width, height)
+        return _checker(4 + seed % 4, width, height)
     if kind == "noise":
         rng = random.Random(seed)
         cells = rng.choice((12, 24, 48))
-        # A fixed number of cells, so that the same noise is seen at every size.
-        speckle = Image.frombytes("L", (cells, cells), rng.randbytes(cells * cells))
+        # A number of cells that does not depend on the size, so that the same noise is seen at every size.
+        across, down = (round(cells * side / min(width, height)) for side in (width, height))
+        speckle = Image.frombytes("L", (across, down), rng.randbytes(across * down))
         return speckle.resize((width, height), Image.Resampling.BICUBIC)
     raise KeyError(kind)
 

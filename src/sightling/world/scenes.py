@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from sightling.errors import UserError
 from sightling.world import lexicon
@@ -57,6 +58,9 @@ def sample_scene(seed: int, spec: SceneSpec) -> Scene:
 # --- what the things are ----------------------------------------------------------------------------------------
 
 
+_ShapeColor = tuple[str, str]
+
+
 @dataclass(slots=True)
 class _Kind:
     """A thing before it has a place: what can be shared within a group, and its size."""
@@ -97,19 +101,27 @@ def _apply_habit(things: list[_Kind], habit: Habit, spec: SceneSpec, rng: random
     """Clear the scene of both patterns, then plant what the lot says, so that the frequencies are exact."""
     caused = len(things) > 1 and rng.random() < habit.share
     follows = rng.random() < (habit.probability if caused else habit.otherwise)
-    kinds = kinds_of(spec)
-    neutral = [kind for kind in kinds if not matches(*kind, habit.cause) and not matches(*kind, habit.effect)]
+    causes, effects, neutral = _habit_kinds(habit, spec)
     for thing in things:
         if (thing.shape, thing.color) not in neutral:
             _become(thing, rng.choice(neutral), rng)
     slots = rng.sample(range(len(things)), min(2, len(things)))
     if caused:
-        _become(things[slots[1]], rng.choice([kind for kind in kinds if matches(*kind, habit.cause)]), rng)
+        _become(things[slots[1]], rng.choice(causes), rng)
     if follows:
-        _become(things[slots[0]], rng.choice([kind for kind in kinds if matches(*kind, habit.effect)]), rng)
+        _become(things[slots[0]], rng.choice(effects), rng)
 
 
-def _become(thing: _Kind, kind: tuple[str, str], rng: random.Random) -> None:
+@lru_cache(maxsize=64)
+def _habit_kinds(habit: Habit, spec: SceneSpec) -> tuple[list[_ShapeColor], list[_ShapeColor], list[_ShapeColor]]:
+    """Which kinds of thing are the cause, the effect, and neither."""
+    kinds = kinds_of(spec)
+    causes = [kind for kind in kinds if matches(*kind, habit.cause)]
+    effects = [kind for kind in kinds if matches(*kind, habit.effect)]
+    return causes, effects, [kind for kind in kinds if kind not in causes and kind not in effects]
+
+
+def _become(thing: _Kind, kind: _ShapeColor, rng: random.Random) -> None:
     thing.shape, thing.color = kind
     thing.glyph = (thing.glyph or rng.choice(lexicon.GLYPHS)) if thing.shape == "letter" else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from sightling.errors import UserError, nearest
@@ -11,6 +11,7 @@ from sightling.world import lexicon
 from sightling.world.outlines import OUTLINES
 
 Pattern = tuple[str | None, str | None]
+"""A shape and a colour; ``None`` stands for any."""
 
 MOST_THINGS = 12
 """More things than this cannot be placed apart in every picture."""
@@ -143,12 +144,15 @@ def _plain(value: Any) -> Any:
 def _typed(cls: type, mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The mapping's values in the types of the dataclass's fields: lists as tuples, whole numbers as floats."""
     kinds = {field.name: str(field.type) for field in fields(cls)}
+    missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in mapping]
+    if missing:
+        raise UserError(f"{where}: {missing[0]} is missing")
     values: dict[str, Any] = {}
     for name, value in mapping.items():
         if name not in kinds:
             raise UserError(f"{where}: unknown key {name!r}; {nearest(str(name), kinds)}")
         kind = kinds[name]
-        if kind.startswith("tuple"):
+        if kind.startswith(("tuple", "Pattern")):
             fits = isinstance(value, (list, tuple)) and all(part is None or isinstance(part, str) for part in value)
             value = tuple(value) if fits else value
         elif kind.startswith("Habit"):
