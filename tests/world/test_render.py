@@ -148,7 +148,7 @@ def test_backgrounds_lie_between_their_two_colors(kind: str, seed: int) -> None:
         pixels = np.asarray(picture).reshape(-1, 3)
         low, high = np.minimum(first, second) - 1, np.maximum(first, second) + 1
         assert (pixels >= low).all() and (pixels <= high).all()
-        assert (len(np.unique(pixels, axis=0)) > 1) == (kind != "plain")
+        assert (pixels.max(axis=0) > pixels.min(axis=0)).any() == (kind != "plain")
 
 
 @pytest.mark.parametrize("texture", sorted(lexicon.TEXTURES))
