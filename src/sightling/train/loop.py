@@ -1,0 +1,385 @@
+"""The one training loop. It does not know what a picture is.
+
+It builds micro-batches, asks the objective for a loss, steps, logs, measures, saves and resumes. The loss of
+a step is the sum over its supervised units, of all micro-batches and ranks, divided by their number.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
+from rich.console import Console
+from torch import Tensor, nn
+
+from sightling.errors import UserError
+from sightling.train.checkpoint import Checkpoint, CheckpointFolder, load_weights
+from sightling.train.heldout import held_out_loss
+from sightling.train.objectives.base import Batch, Objective
+from sightling.train.optimizers import build_optimizers
+from sightling.train.order import (
+    Batches,
+    batch_numbers,
+    derive_seed,
+    length,
+    loader,
+    random_state,
+    restore_random_state,
+    seed_everything,
+)
+from sightling.train.progress import StageProgress
+from sightling.train.recipe import TrainStage
+from sightling.train.schedule import Schedule, warmup_length
+from sightling.train.stopping import Interrupted, Stopping
+from sightling.train.summary import ActivationMeter, expected_memory, peak_memory, stage_table, time_line
+from sightling.train.trackers import Log
+from sightling.train.trained import EXTRA, Whole, model_parts, set_training, trained_tensors
+from sightling.train.window import Window
+
+TIMED = 5
+"""Steps that the expected time is measured on, after the first, which is slower than the rest."""
+
+PATIENCE = 20
+"""Steps in which every part that trains must have had a gradient."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run gives every stage: device and ranks, places to write to, and the person's wish to stop."""
+
+    accelerator: Accelerator
+    console: Console
+    log: Log
+    stopping: Stopping
+    checkpoints: Path
+    able: set[nn.Parameter]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a finished stage leaves: the names and values of what it changed, and what it took."""
+
+    weights: dict[str, Tensor]
+    steps: int
+    seconds: float
+    peak_memory_bytes: int
+
+
+def total_steps(stage: TrainStage, items: int | None, ranks: int, where: str) -> int:
+    """Updates of a stage: ``max_steps``, or as many as its epochs need (the last one filled up from the next).
+
+    Raises:
+        UserError: epochs of an endless dataset, or an empty dataset.
+    """
+    if items == 0:
+        raise UserError(f"{where}.data holds no samples")
+    if stage.max_steps is not None:
+        return stage.max_steps
+    if items is None:
+        raise UserError(f"{where}.data is endless, so num_train_epochs has no meaning; say max_steps")
+    a_step = stage.per_device_train_batch_size * stage.gradient_accumulation_steps * ranks
+    return math.ceil((stage.num_train_epochs or 0.0) * items / a_step)
+
+
+class StageLoop:
+    """One stage, from its last checkpoint (or from nothing) to its last update.
+
+    Raises (from :meth:`run`):
+        UserError: a loss that is not finite, a part without gradients, a full disk or memory.
+        Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stage: TrainStage,
+        model: nn.Module,
+        objective: Objective,
+        around: Surroundings,
+        *,
+        seed: int,
+        bf16: bool,
+        where: str,
+    ) -> None:
+        self.name, self.stage, self.objective, self.around = name, stage, objective, around
+        self.bf16, self.where = bf16, where
+        self.accelerator = around.accelerator
+        self.device = self.accelerator.device
+        self.ranks = self.accelerator.num_processes
+        self.model = model
+        self.parts = model_parts(model)
+        self.rates = stage.train.rates(stage.learning_rate)
+        set_training(model, self.parts, self.rates, around.able, where)
+        extra = objective.extra()
+        if extra is not None:
+            self.parts[EXTRA], self.rates[EXTRA] = extra, stage.learning_rate
+        self.alone = Whole(model, objective, extra)
+        self.whole = self.accelerator.prepare(self.alone)
+        # Made after the move: an optimizer's choices depend on where its parameters are.
+        self.optimizers = build_optimizers(stage, self.parts, self.rates)
+        self.trained = list(self.optimizers.parameters())
+        dataset = objective.dataset()
+        self.items = length(dataset)
+        self.batches = Batches(dataset, objective.collate, stage.per_device_train_batch_size, seed)
+        self.held_out = objective.held_out() if stage.eval_steps else None
+        if stage.eval_steps and (self.held_out is None or length(self.held_out) is None):
+            raise UserError(f"{where}.eval_steps is set, but this objective and data hold no items out; set it to 0")
+        self.total = total_steps(stage, self.items, self.ranks, where)
+        warmup = warmup_length(self.total, stage.warmup_steps, stage.warmup_ratio)
+        self.schedule = Schedule(stage.lr_scheduler_type, self.total, warmup, stage.lr_scheduler_kwargs)
+        self.checkpoints = CheckpointFolder(around.checkpoints / name, stage.save_total_limit)
+        self.window = Window()
+        self.step = 0
+        self.seconds_before = 0.0
+        self._waiting_for_gradient = {part for part, rate in self.rates.items() if rate > 0}
+        self._unsound = torch.full((), -1, device=self.device)
+
+    # ---- state
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint of this stage holds as weights, by name."""
+        parts = {name: part for name, part in self.parts.items() if name != EXTRA}
+        found = trained_tensors(self.model, parts, self.rates)
+        if EXTRA in self.parts:
+            found.update({f"{EXTRA}.{name}": tensor for name, tensor in self.parts[EXTRA].state_dict().items()})
+        return found
+
+    def resume(self) -> bool:
+        """Take up the last checkpoint where there is one.
+
+        Raises:
+            UserError: it is corrupt or does not fit.
+        """
+        newest = self.checkpoints.newest()
+        if newest is None:
+            return False
+        self.step, checkpoint = newest
+        where = f"checkpoint {self.checkpoints.path(self.step)}"
+        states = checkpoint.state["random"]
+        if len(states) != self.ranks:
+            raise UserError(f"{where} was made by {len(states)} processes; {self.ranks} cannot continue it exactly")
+        load_weights(self.tensors(), checkpoint.weights, where)
+        self.optimizers.load_state_dict(checkpoint.state["optimizers"])
+        self.window.load_state_dict(checkpoint.state["windows"][self.accelerator.process_index], self.device)
+        self.seconds_before = float(checkpoint.about["seconds"])
+        restore_random_state(states[self.accelerator.process_index], self.device)
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment, between two updates.
+
+        Raises:
+            UserError: the disk is full; earlier checkpoints stay. Or the weights are no longer finite.
+        """
+        self._check_sound()
+        mine = [(random_state(self.device), self.window.state_dict())]
+        told = gather_object(mine) if self.ranks > 1 else mine
+        if self.accelerator.is_main_process:
+            state = {
+                "optimizers": self.optimizers.state_dict(),
+                "random": [one[0] for one in told],
+                "windows": [one[1] for one in told],
+            }
+            about = {"stage": self.name, "step": self.step, "of": self.total, "seconds": self.seconds()}
+            self.checkpoints.save(self.step, Checkpoint(self.tensors(), state, about))
+        self.accelerator.wait_for_everyone()
+
+    def seconds(self) -> float:
+        """Seconds of training so far, over all interruptions."""
+        return self.seconds_before + time.perf_counter() - self._started
+
+    # ---- running
+
+    def run(self) -> StageResult:
+        """All updates that are left."""
+        self._started = time.perf_counter()
+        # What happened before must not matter, and ranks must not draw alike.
+        seed_everything(derive_seed(self.batches.seed, "steps", self.accelerator.process_index))
+        resumed = self.resume()
+        first = self.step
+        if self.accelerator.is_main_process:
+            self.around.log.metrics.rewind(self.name, self.step)
+            self._announce(resumed)
+        numbers = batch_numbers(
+            self.step, self.total, self.stage.gradient_accumulation_steps, self.accelerator.process_index, self.ranks
+        )
+        source = loader(self.batches, numbers, self.stage.dataloader_num_workers, self.device.type == "cuda")
+        quiet = not self.accelerator.is_main_process
+        self.window.started = time.perf_counter()
+        with (
+            self.around.stopping.at_a_boundary(),
+            StageProgress(self.around.console, self.name, self.total, self.step, quiet) as self.progress,
+        ):
+            try:
+                while self.step < self.total:
+                    loss = self._update(source, first)
+                    self.progress.advance(self.step, loss)
+                    self._expect_time(first)
+                    if self.step % self.stage.logging_steps == 0 or self.step == self.total:
+                        self._log()
+                    if self.stage.eval_steps and (self.step % self.stage.eval_steps == 0 or self.step == self.total):
+                        self._measure()
+                    if self.step % self.stage.save_steps == 0 and self.step < self.total:
+                        self.save()
+            except RuntimeError as error:
+                if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                    raise
+                raise UserError(
+                    f"{self.where} ran out of memory at step {self.step + 1}; lower per_device_train_batch_size "
+                    f"(now {self.stage.per_device_train_batch_size}) and raise gradient_accumulation_steps by as much"
+                ) from None
+        self._check_sound()
+        model_only = {name: t for name, t in self.tensors().items() if not name.startswith(f"{EXTRA}.")}
+        return StageResult(model_only, self.total, self.seconds(), peak_memory(self.device))
+
+    def _announce(self, resumed: bool) -> None:
+        say, console = self.around.console.print, self.around.console
+        console.print(stage_table(f"stage {self.name}", self.parts, self.rates, self.optimizers))
+        self.memory = expected_memory(self.whole, self.optimizers)
+        say(self.memory.line(), highlight=False, soft_wrap=True)
+        if resumed:
+            say(f"going on after step {self.step} of {self.total}", highlight=False)
+
+    def _update(self, source: Any, first: int) -> float | None:
+        """One optimizer step. Returns the loss where it is free to know (no wait for a device)."""
+        start = time.perf_counter()
+        batches = [next(source) for _ in range(self.stage.gradient_accumulation_steps)]
+        waited = time.perf_counter() - start
+        count = self._agree(sum(self.objective.count(batch) for batch in batches))
+        total = torch.zeros((), device=self.device)
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            measure = self.step == first and number == 0
+            total = total + self._micro_batch(batch, count, sync=last, measure=measure)
+        norm = self._gradient_norm()
+        self._note_soundness(total, norm)
+        self.optimizers.scale(self.schedule.factor(self.step))
+        self.optimizers.step()
+        self._note_gradients()
+        self.optimizers.zero_grad()
+        self._norm = norm
+        self.window.add_step(count, waited)
+        self.step += 1
+        return float(total) if self.device.type == "cpu" and self.ranks == 1 else None
+
+    def _agree(self, count: int) -> int:
+        """The supervised units of the step over all ranks; a rank that was told to stop stops them all."""
+        asked = self.around.stopping.asked
+        if self.ranks > 1:
+            totals = self.accelerator.reduce(torch.tensor([count, asked], device=self.device), reduction="sum")
+            count = int(totals[0])
+            # Another rank was told: which signal it got is of no matter here.
+            asked = asked or (signal.SIGTERM if int(totals[1]) else 0)
+        if asked:
+            self.save()
+            raise Interrupted(f"stopped after step {self.step} of {self.total} of stage {self.name}", asked)
+        if count == 0:
+            raise UserError(f"{self.where}.data: nothing is supervised in step {self.step + 1}, so there is no loss")
+        return count
+
+    def _micro_batch(self, batch: Batch, count: int, *, sync: bool, measure: bool) -> Tensor:
+        samples = self.objective.samples(batch)
+        tokens = self.objective.tokens(batch)
+        on_device = send_to_device(batch, self.device, non_blocking=True)
+        with self.accelerator.no_sync(self.whole) if not sync else nullcontext():
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+                if measure:
+                    with ActivationMeter(self.whole) as meter:
+                        loss, metrics = self.whole(on_device)
+                    self._activations = meter.size
+                else:
+                    loss, metrics = self.whole(on_device)
+            if loss.ndim:
+                raise ValueError(f"an objective's loss must be one number, not of shape {tuple(loss.shape)}")
+            # Ranks average their gradients, so each one's share is raised by their number.
+            (loss * (self.ranks / count)).backward()
+        items = self.stage.per_device_train_batch_size
+        self.window.add_batch(loss, metrics, items if samples is None else samples, tokens)
+        return loss.detach().float() / count
+
+    def _gradient_norm(self) -> Tensor:
+        gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.stage.max_grad_norm > 0:
+            nn.utils.clip_grads_with_norm_(self.trained, self.stage.max_grad_norm, norm)
+        return norm
+
+    def _note_soundness(self, loss: Tensor, norm: Tensor) -> None:
+        unsound = ~(torch.isfinite(loss) & torch.isfinite(norm))
+        self._unsound = torch.where((self._unsound < 0) & unsound, self.step + 1, self._unsound)
+        if self.device.type == "cpu":
+            # Looking is free here, and the weights are still whole.
+            self._check_sound()
+
+    def _check_sound(self) -> None:
+        step = int(self._unsound)
+        if step < 0:
+            return
+        precision = ", bf16=false" if self.bf16 else ""
+        raise UserError(
+            f"{self.where}: the loss or its gradient is not finite at step {step}; try a lower learning_rate "
+            f"(now {self.stage.learning_rate:g}), more warmup_steps{precision} or a smaller max_grad_norm "
+            f"(now {self.stage.max_grad_norm:g})"
+        )
+
+    def _note_gradients(self) -> None:
+        if not self._waiting_for_gradient:
+            return
+        for name in sorted(self._waiting_for_gradient):
+            if any(parameter.grad is not None for parameter in self.parts[name].parameters()):
+                self._waiting_for_gradient.discard(name)
+        if self._waiting_for_gradient and self.step + 1 >= min(PATIENCE, self.total):
+            idle = sorted(self._waiting_for_gradient)
+            raise UserError(
+                f"{self.where}.train trains {idle[0]!r}, but the loss gave it no gradient in {self.step + 1} steps; "
+                "set it to frozen, or choose data and an objective that use it"
+            )
+
+    def _expect_time(self, first: int) -> None:
+        done = self.step - first
+        if done == 1 or done == min(TIMED + 1, self.total - first):
+            if self.device.type != "cpu":
+                torch.accelerator.synchronize()
+            now = time.perf_counter()
+            if done == 1:
+                self._after_first = now
+                if self.accelerator.is_main_process:
+                    self.progress.say(self.memory.with_activations(self._activations).line())
+            if done > 1:
+                each = (now - self._after_first) / (done - 1)
+                self.progress.say(time_line(each, self.total - first, f"steps {first + 2} to {self.step}"))
+
+    def _log(self) -> None:
+        self._check_sound()
+        values = self.window.means(self.ranks)
+        factor = self.schedule.factor(self.step - 1)
+        values["learning_rate"] = self.stage.learning_rate * factor
+        for name, rate in self.rates.items():
+            if rate > 0 and rate != self.stage.learning_rate:
+                values[f"learning_rate/{name}"] = rate * factor
+        values["grad_norm"] = float(self._norm)
+        if self.items:
+            consumed = self.step * self.stage.gradient_accumulation_steps * self.ranks * self.batches.size
+            values["epoch"] = consumed / self.items
+        values["seconds"] = self.seconds()
+        self.around.log.write(self.name, self.step, values)
+        self.progress.speeds(values["samples_per_second"], values["tokens_per_second"], values["padding"])
+        self.progress.advance(self.step, values["loss"])
+        self.window = Window()
+
+    def _measure(self) -> None:
+        assert self.held_out is not None
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            means = held_out_loss(
+                self.alone, self.objective, self.held_out, self.stage.per_device_eval_batch_size, self.accelerator
+            )
+        self.around.log.write(self.name, self.step, {f"eval_{name}": value for name, value in means.items()})
+        self.progress.say(f"{self.name} {self.step}/{self.total}  held-out loss {means['loss']:.4f}")

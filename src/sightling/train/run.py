@@ -1,0 +1,341 @@
+"""A whole run: the stages of a recipe in order, each finished one kept, continued wherever it was stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType, broadcast_object_list
+from rich.console import Console
+from torch import nn
+
+from sightling.errors import UserError
+from sightling.parts import Part, make, validate
+from sightling.train.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    load_checkpoint,
+    load_weights,
+    read_about,
+    save_checkpoint,
+    write_whole,
+)
+from sightling.train.loop import StageLoop, Surroundings
+from sightling.train.objectives import OBJECTIVES, Objective
+from sightling.train.order import derive_seed, seed_everything
+from sightling.train.precision import choose_bf16, choose_threads, precision_name
+from sightling.train.progress import short_bytes, short_time
+from sightling.train.recipe import Recipe, StepStage, TrainStage
+from sightling.train.runfolder import RECIPE, RESERVED, RunFolder
+from sightling.train.steps import STEPS, StageStep, StepContext
+from sightling.train.stopping import Interrupted, StopNow, Stopping
+from sightling.train.trackers import METRICS, Log, MetricsFile, check_trackers, start_trackers
+from sightling.train.trained import able_to_learn, model_parts, set_training, trained_tensors
+
+Build = Callable[[dict[str, Any], int, Path], tuple[Any, Any]]
+"""``(model section, seed, run folder) -> (model, processor)``, the same weights every time."""
+
+CONTINUES = "the same command continues from there"
+
+
+@dataclass(frozen=True)
+class CheckedStage:
+    """A training stage whose parts are known and whose options are valid."""
+
+    objective: type[Objective]
+    options: Part
+    data: Part
+
+
+def check_recipe(recipe: Recipe) -> dict[str, CheckedStage | StageStep]:
+    """Every stage's own sections, validated by the parts that they name.
+
+    Raises:
+        UserError: an unknown objective, data source, stage type or key, with the nearest known one.
+    """
+    checked: dict[str, CheckedStage | StageStep] = {}
+    folders: dict[str, str] = {}
+    for name, stage in recipe.stages.items():
+        where = f"{recipe.source}: stages.{name}"
+        if isinstance(stage, StepStage):
+            step = make(STEPS, stage.options(), where)
+            if step.folder in RESERVED:
+                raise ValueError(f"{type(step).__name__}.folder = {step.folder!r} is a name that runs use themselves")
+            if step.folder in folders:
+                raise UserError(f"{where} makes {step.folder} again, which stages.{folders[step.folder]} makes already")
+            folders[step.folder] = name
+            checked[name] = step
+        else:
+            told = dict(stage.objective)
+            objective = OBJECTIVES.get(told.pop("type"), where=f"{where}.objective.type")
+            options = validate(objective.Options, told, f"{where}.objective")
+            checked[name] = CheckedStage(objective, options, make(objective.sources, stage.data, f"{where}.data"))
+    return checked
+
+
+def run(
+    recipe: Recipe,
+    output_dir: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    build: Build | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Grow the model of a recipe, or go on growing it. Returns the run's folder.
+
+    The same call on the same folder continues after a stop, a crash or a kill, to bit for bit the weights of
+    an uninterrupted run on a CPU with the same number of threads.
+
+    Args:
+        recipe: what to grow.
+        output_dir: the run's folder; ``None`` is the recipe's ``output_dir``, else ``runs/<name>``.
+        threads: threads of torch; ``None`` takes every core.
+        build: makes the model; ``None`` is :func:`sightling.model.build.build_model`.
+        console: where to print; ``None`` is standard output.
+
+    Raises:
+        UserError: bad input, a folder that holds another run, a full disk, a loss that is not finite.
+        Interrupted: Ctrl-C or SIGTERM; what was learnt is saved.
+    """
+    checked = check_recipe(recipe)
+    check_trackers(recipe.report_to, recipe.source)
+    with Stopping() as stopping:
+        try:
+            return _Run(recipe, checked, output_dir, threads, build, console, stopping).go()
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}; {CONTINUES}", stop.exit_code - 128) from None
+        except StopNow as stop:
+            raise Interrupted(f"stopped at once; {CONTINUES} or from the checkpoint before", stop.signum) from None
+
+
+class _Run:
+    """One process's part in a run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        checked: dict[str, CheckedStage | StageStep],
+        output_dir: str | Path | None,
+        threads: int | None,
+        build: Build | None,
+        console: Console | None,
+        stopping: Stopping,
+    ) -> None:
+        self.recipe, self.checked, self.stopping = recipe, checked, stopping
+        self.path = Path(output_dir or recipe.output_dir or Path("runs") / recipe.name)
+        self.threads = choose_threads(threads)
+        # Precision is ours to choose, stage by stage; text-only batches leave the encoder without gradients.
+        self.accelerator = Accelerator(
+            mixed_precision="no",
+            log_with=recipe.report_to or None,
+            project_dir=str(self.path / "logs"),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        if self.accelerator.distributed_type not in plain:
+            raise UserError(
+                f"training runs on one device or data-parallel on several, not under "
+                f"{self.accelerator.distributed_type.value}; start it with torchrun"
+            )
+        if build is None:
+            from sightling.model.build import build_model
+
+            build = build_model
+        self.build = build
+        self.console = console or Console()
+        self.model: Any = None
+        self.processor: Any = None
+        self.able: set[nn.Parameter] = set()
+        self._measured_bf16: Any = None
+
+    def say(self, line: str) -> None:
+        """Print a line, on the first rank."""
+        if self.accelerator.is_main_process:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def go(self) -> Path:
+        """All stages, then the model."""
+        # The first rank alone owns the folder; the others read what it wrote.
+        folder = RunFolder(self.path, self.recipe) if self.accelerator.is_main_process else None
+        try:
+            return self._go(folder)
+        finally:
+            self.accelerator.end_training()
+            self.accelerator.free_memory()
+            if folder is not None:
+                folder.release()
+
+    def _go(self, folder: RunFolder | None) -> Path:
+        self.accelerator.wait_for_everyone()
+        done_before = folder is not None and folder.state.get("status") == "finished"
+        self._greet(folder)
+        log = Log(self.accelerator, MetricsFile(self.path / METRICS))
+        started = time.perf_counter()
+        finished: list[str] = []
+        trackers_open = False
+        for name, stage in self.recipe.stages.items():
+            if self.stopping.asked:
+                raise Interrupted(f"stopped before stage {name}", self.stopping.asked)
+            what = self.checked[name]
+            if isinstance(what, StageStep):
+                self._do_step(name, what, folder)
+                continue
+            assert isinstance(stage, TrainStage)
+            if not self._weights(name).is_dir():
+                self._have_model(finished)
+                if not trackers_open:
+                    self._open_trackers(folder, log.offset + self._saved_step(name))
+                    trackers_open = True
+                self._train(name, stage, what, folder, log)
+            elif folder is not None:
+                self._reconcile(name, folder)
+            finished.append(name)
+            log.offset += int(read_about(self._weights(name))["step"])
+        if finished:
+            self._save_model(finished, folder)
+        if folder is not None:
+            told = "was finished already" if done_before else f"finished in {short_time(time.perf_counter() - started)}"
+            self.say(f"{told}; the result is in {folder.model if finished else self.path}")
+            folder.state["status"] = "finished"
+            folder.write()
+        return self.path
+
+    def _greet(self, folder: RunFolder | None) -> None:
+        self.say(f"recipe {self.recipe.name}, stages {', '.join(self.recipe.stages)}, into {self.path}")
+        device, ranks = self.accelerator.device, self.accelerator.num_processes
+        word = "thread" if self.threads.value == 1 else "threads"
+        many = f" x {ranks} processes" if ranks > 1 else ""
+        self.say(f"on {device}{many}, {self.threads.value} {word} ({self.threads.reason})")
+        if folder is None:
+            return
+        before = folder.state.get("threads")
+        if before not in (None, self.threads.value) and folder.checkpoints.is_dir():
+            self.say(f"this run had {before} threads before; another number rounds sums in another order, so the "
+                     "weights will not be bit for bit those of an uninterrupted run")  # fmt: skip
+        folder.state.update(status="running", threads=self.threads.value, device=str(device), processes=ranks)
+        folder.write()
+
+    def _weights(self, stage: str) -> Path:
+        return self.path / "stages" / stage
+
+    def _saved_step(self, stage: str) -> int:
+        steps = CheckpointFolder(self.path / "checkpoints" / stage, 1).steps()
+        return steps[-1] if steps else 0
+
+    def _open_trackers(self, folder: RunFolder | None, first_step: int) -> None:
+        run_id = broadcast_object_list([folder.state["run_id"] if folder is not None else None])[0]
+        start_trackers(
+            self.accelerator,
+            project=self.recipe.name,
+            run_id=run_id,
+            folder=self.path,
+            config=self.recipe.to_yaml(),
+            first_step=first_step,
+        )
+
+    def _do_step(self, name: str, step: StageStep, folder: RunFolder | None) -> None:
+        target = self.path / step.folder
+        if folder is not None and not target.is_dir():
+            self.say(f"stage {name}")
+            started = time.perf_counter()
+            facts: dict[str, Any] = {}
+
+            def write(into: Path) -> None:
+                seed = derive_seed(self.recipe.seed, name)
+                facts.update(step.run(StepContext(self.recipe.model, seed, into, self.path, self.say)))
+
+            write_whole(target, write, f"what stage {name} makes")
+            seconds = time.perf_counter() - started
+            folder.note(name, status="finished", seconds=seconds, facts=facts)
+            told = "".join(f", {key} {value}" for key, value in facts.items())
+            self.say(f"stage {name} finished in {short_time(seconds)}{told}")
+        elif folder is not None:
+            folder.note(name, status="finished")
+        self.accelerator.wait_for_everyone()
+
+    def _have_model(self, finished: list[str]) -> None:
+        """Build the model, unless it is there, and give it what the finished stages taught it."""
+        if self.model is not None:
+            return
+        seed_everything(derive_seed(self.recipe.seed, "build"))
+        self.model, self.processor = self.build(dict(self.recipe.model), self.recipe.seed, self.path)
+        self.able = able_to_learn(self.model)
+        parts = model_parts(self.model)
+        for name in finished:
+            stage = self.recipe.stages[name]
+            assert isinstance(stage, TrainStage)
+            rates = stage.train.rates(stage.learning_rate)
+            set_training(self.model, parts, rates, self.able, f"{self.recipe.source}: stages.{name}")
+            weights = load_checkpoint(self._weights(name)).weights
+            load_weights(trained_tensors(self.model, parts, rates), weights, f"what stage {name} left")
+        self.model.to(self.accelerator.device)
+
+    def _choose_bf16(self, name: str, stage: TrainStage, folder: RunFolder | None) -> bool:
+        """The first rank decides for all; a stage that goes on keeps the precision that it began with."""
+        chosen = None
+        if folder is not None:
+            before = folder.about(name).get("bf16")
+            if stage.bf16 == "auto" and before is not None:
+                chosen, reason = bool(before), "as this stage began"
+            else:
+                if stage.bf16 == "auto" and self._measured_bf16 is None:
+                    self._measured_bf16 = choose_bf16("auto", self.accelerator.device)
+                choice = self._measured_bf16 if stage.bf16 == "auto" else choose_bf16(stage.bf16, torch.device("cpu"))
+                chosen, reason = bool(choice.value), choice.reason
+            self.say(f"precision of stage {name}: {precision_name(chosen)} ({reason})")
+        return bool(broadcast_object_list([chosen])[0])
+
+    def _train(self, name: str, stage: TrainStage, what: CheckedStage, folder: RunFolder | None, log: Log) -> None:
+        where = f"{self.recipe.source}: stages.{name}"
+        bf16 = self._choose_bf16(name, stage, folder)
+        if folder is not None:
+            folder.note(name, status="running", bf16=bf16, threads=self.threads.value)
+        seed = derive_seed(stage.seed, name)
+        rates = stage.train.rates(stage.learning_rate)
+        set_training(self.model, model_parts(self.model), rates, self.able, where)
+        # Ranks must agree on what an objective makes, and a resumed stage with its first start.
+        seed_everything(derive_seed(seed, "objective"))
+        objective = what.objective(self.model, self.processor, what.options, what.data, seed)
+        around = Surroundings(self.accelerator, self.console, log, self.stopping, self.path / "checkpoints", self.able)
+        loop = StageLoop(name, stage, self.model, objective, around, seed=seed, bf16=bf16, where=where)
+        result = loop.run()
+        if folder is not None:
+            about = {
+                "stage": name,
+                "step": result.steps,
+                "seconds": result.seconds,
+                "peak_memory_bytes": result.peak_memory_bytes,
+            }
+            save_checkpoint(self._weights(name), Checkpoint(result.weights, {}, about))
+            self._reconcile(name, folder)
+            took, peak = short_time(result.seconds), short_bytes(result.peak_memory_bytes)
+            self.say(f"stage {name} finished in {took}, peak memory so far {peak}")
+        self.accelerator.free_memory()
+        self.accelerator.wait_for_everyone()
+
+    def _reconcile(self, name: str, folder: RunFolder) -> None:
+        """A stage is finished when its weights are there; a crash may have come before it was written down."""
+        if folder.about(name).get("status") != "finished":
+            about = read_about(self._weights(name))
+            facts = {key: about[key] for key in ("seconds", "peak_memory_bytes")}
+            folder.note(name, status="finished", steps=about["step"], **facts)
+        CheckpointFolder(folder.checkpoints / name, 1).clear()
+
+    def _save_model(self, finished: list[str], folder: RunFolder | None) -> None:
+        if (self.path / "model").is_dir():
+            return
+        self._have_model(finished)
+        if folder is not None:
+
+            def write(into: Path) -> None:
+                self.model.save_pretrained(into)
+                self.processor.save_pretrained(into)
+                (into / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+
+            write_whole(folder.model, write, "the model")
+        self.accelerator.wait_for_everyone()

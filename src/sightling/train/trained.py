@@ -1,0 +1,89 @@
+"""What of a model trains in a stage, under which names it is saved, and the model and its objective as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn as nn
+from torch import Tensor
+
+from sightling.errors import UserError, nearest
+from sightling.train.objectives.base import Batch, Objective
+
+EXTRA = "objective"
+"""The name, as a part, of what an objective trains besides the model."""
+
+
+def model_parts(model: Any) -> dict[str, nn.Module]:
+    """``model.parts()``, after checking that every parameter belongs to one of them.
+
+    Raises:
+        ValueError: parameters outside the parts, which could be neither frozen nor trained by name.
+    """
+    parts: dict[str, nn.Module] = model.parts()
+    owned = {parameter for part in parts.values() for parameter in part.parameters()}
+    orphans = [name for name, parameter in model.named_parameters() if parameter not in owned]
+    if orphans:
+        raise ValueError(f"parameters of the model that are in none of its parts {sorted(parts)}: {orphans[:5]}")
+    return parts
+
+
+def able_to_learn(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters of a freshly built model that may ever train: those that it does not hold fixed itself."""
+    return {parameter for parameter in model.parameters() if parameter.requires_grad}
+
+
+def set_training(
+    model: nn.Module, parts: Mapping[str, nn.Module], rates: Mapping[str, float], able: set[nn.Parameter], where: str
+) -> None:
+    """Frozen parts take no gradients and run in evaluation mode, so that dropout and statistics rest too.
+
+    Raises:
+        UserError: a rate for a part that this model does not have, or for one with nothing to train.
+    """
+    for name, rate in rates.items():
+        if rate > 0 and name not in parts:
+            raise UserError(f"{where}.train names {name!r}, which this model has not; {nearest(name, parts)}")
+    model.train()
+    model.requires_grad_(False)
+    for name, part in parts.items():
+        if rates.get(name, 0.0) <= 0:
+            part.eval()
+    for name, part in parts.items():
+        if rates.get(name, 0.0) <= 0:
+            continue
+        learning = [parameter for parameter in part.parameters() if parameter in able]
+        if not learning:
+            raise UserError(f"{where}.train trains {name!r}, which has no parameters that can; set it to frozen")
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def trained_tensors(model: nn.Module, parts: Mapping[str, nn.Module], rates: Mapping[str, float]) -> dict[str, Tensor]:
+    """What a stage changes, by the model's own names: trained parameters, and saved buffers of parts that train."""
+    saved = set(model.state_dict())
+    trained = [part for name, part in parts.items() if rates.get(name, 0.0) > 0]
+    buffers = {id(buffer) for part in trained for buffer in part.buffers()}
+    found: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found.update({name: b for name, b in model.named_buffers() if id(b) in buffers and name in saved})
+    return found
+
+
+class Whole(nn.Module):
+    """Model and objective as one module whose forward pass is the loss.
+
+    Whatever the objective calls inside, it passes through this module, so gradients are averaged over ranks.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, extra: nn.Module | None) -> None:
+        super().__init__()
+        self.model = model
+        self.extra = extra
+        # An objective is no module, but it may hold some; they must not be counted twice.
+        object.__setattr__(self, "_objective", objective)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss summed over the batch's supervised units, and metrics."""
+        objective: Objective = self._objective  # type: ignore[assignment]
+        return objective.loss(self.model, batch)
