@@ -1,0 +1,86 @@
+"""Tokenizers: a byte-level BPE trained from the user's own text, and text kept free of control tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from sightling.errors import UserError
+from sightling.model.template import END, Template
+
+# Qwen2's splitting pattern: what serving engines know, and digits stand alone.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, template: Template) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most ``vocab_size`` tokens, control tokens first.
+
+    Source of the method: GPT-2's byte-level BPE with Qwen2's splitting pattern.
+
+    Raises:
+        UserError: a vocabulary too small to hold the bytes and the control tokens.
+    """
+    least = 256 + len(template.control)
+    if vocab_size < least:
+        raise UserError(f"tokenizer.vocab_size = {vocab_size} is too small; the bytes and control tokens need {least}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(template.control),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return wrap(tokenizer, template)
+
+
+def wrap(tokenizer: Tokenizer, template: Template) -> PreTrainedTokenizerFast:
+    """The transformers tokenizer around a trained one, with its roles and chat template set."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=template.stop,
+        pad_token=END,
+        additional_special_tokens=[token for token in template.control if token not in (END, template.stop)],
+        chat_template=template.jinja(),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+class PlainText:
+    """Text to token ids with no added token in sight: what a user writes stays text.
+
+    The same merges as the tokenizer's, but its added tokens are removed, so ``<|im_end|>`` in a
+    question becomes the bytes of those ten characters. Short texts repeat a lot in training and are
+    remembered.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, remember: int = 200_000) -> None:
+        specification = json.loads(tokenizer.backend_tokenizer.to_str())
+        specification["added_tokens"] = []
+        # A post-processor may add control tokens around a text (a BOS); segments must not have them.
+        specification["post_processor"] = None
+        self._tokenizer = Tokenizer.from_str(json.dumps(specification))
+        self._known: dict[str, tuple[int, ...]] = {}
+        self._remember = remember
+
+    def __call__(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text."""
+        ids = self._known.get(text)
+        if ids is None:
+            ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            if len(self._known) >= self._remember:
+                self._known.clear()
+            self._known[text] = ids
+        return ids

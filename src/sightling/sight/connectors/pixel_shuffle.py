@@ -1,0 +1,74 @@
+"""``pixel_shuffle``: squares of neighbouring features become one token (InternVL).
+
+Source of the method: InternVL 1.5 (Chen et al. 2024). Two channel orders exist in the wild, named
+``ps_version``: ``v2`` keeps the output grid in (row, column) order, ``v1`` leaves it transposed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn as nn
+from pydantic import Field
+from torch import Tensor
+
+from sightling.errors import UserError
+from sightling.sight.connectors.base import CONNECTORS, Connector, ConnectorOptions
+from sightling.sight.connectors.mlp import mlp
+
+
+@CONNECTORS.register("pixel_shuffle")
+class PixelShuffleOptions(ConnectorOptions):
+    """``factor`` x ``factor`` features become one token; then LayerNorm and an MLP of ``depth``."""
+
+    factor: int = Field(default=2, ge=1)
+    depth: int = Field(default=2, ge=1)
+    version: Literal["v1", "v2"] = "v2"
+
+    def tokens(self, rows: int, columns: int, extra: int = 0) -> int:
+        """A quarter of the features for factor 2.
+
+        Raises:
+            UserError: a grid that the factor does not divide, or a kept CLS token, which has no place in it.
+        """
+        if rows % self.factor or columns % self.factor:
+            raise UserError(
+                f"connector pixel_shuffle: a grid of {rows} x {columns} features is not divisible by factor {self.factor}"
+            )
+        if extra:
+            raise UserError("connector pixel_shuffle cannot place a CLS token in its grid; set encoder.keep_cls to false")
+        return (rows // self.factor) * (columns // self.factor)
+
+    def build(self, in_width: int, out_width: int) -> PixelShuffle:
+        """See :class:`PixelShuffle`."""
+        return PixelShuffle(in_width, out_width, self)
+
+
+class PixelShuffle(Connector):
+    """Join neighbours along the channels, then LayerNorm, Linear, (GELU, Linear)."""
+
+    def __init__(self, in_width: int, out_width: int, options: PixelShuffleOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.layers = mlp(in_width * options.factor**2, out_width, options.depth, norm=True)
+
+    def forward(self, features_NPD: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Shapes: features_NPD with P = rows x columns to tokens_NQD with Q = P / factor^2."""
+        return self.layers(shuffle(features_NPD, grid, self.options.factor, self.options.version))
+
+
+def shuffle(features_NPD: Tensor, grid: tuple[int, int], factor: int, version: str) -> Tensor:
+    """Join each ``factor`` x ``factor`` square of features along the channels.
+
+    The channels of a token are (row in the square, column in the square, D), row-major. Raises
+    ``ValueError`` when P is not rows x columns.
+    """
+    count, patches, width = features_NPD.shape
+    rows, columns = grid
+    if patches != rows * columns:
+        raise ValueError(f"{patches} features do not fill a grid of {rows} x {columns} = {rows * columns}")
+    squares = features_NPD.view(count, rows // factor, factor, columns // factor, factor, width)
+    # v1 leaves the grid transposed: tokens run down the columns first.
+    order = (0, 1, 3, 2, 4, 5) if version == "v2" else (0, 3, 1, 2, 4, 5)
+    joined = squares.permute(*order)
+    return joined.reshape(count, patches // factor**2, width * factor**2)

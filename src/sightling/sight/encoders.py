@@ -1,0 +1,132 @@
+"""Image encoders: any transformers image tower, a chosen layer, with or without its CLS token.
+
+Legend: ``N`` encoder inputs (tiles), ``C`` = 3, ``H`` ``W`` pixels, ``P`` patches, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn as nn
+from pydantic import Field
+from torch import Tensor
+from transformers import CLIPVisionConfig, PreTrainedConfig, SiglipVisionConfig
+from transformers.models.clip.modeling_clip import CLIPVisionModel
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+
+from sightling.errors import UserError, nearest
+from sightling.parts import Part
+from sightling.sight.stem import ConvStem
+
+MEANS = {"half": (0.5, 0.5, 0.5), "clip": (0.48145466, 0.4578275, 0.40821073), "imagenet": (0.485, 0.456, 0.406)}
+DEVIATIONS = {"half": (0.5, 0.5, 0.5), "clip": (0.26862954, 0.26130258, 0.27577711), "imagenet": (0.229, 0.224, 0.225)}
+
+TOWERS: dict[str, tuple[type[PreTrainedConfig], type[nn.Module]]] = {
+    "clip_vision_model": (CLIPVisionConfig, CLIPVisionModel),
+    "siglip_vision_model": (SiglipVisionConfig, SiglipVisionModel),
+}
+"""Tower classes by transformers' ``model_type``."""
+
+TYPES = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+"""What a recipe writes as ``encoder.type``."""
+
+
+class EncoderOptions(Part):
+    """How a tower is used; the tower's own sizes live in its transformers configuration.
+
+    ``layer`` counts hidden states as transformers does: 0 is the embedding, -1 the last layer (for -1
+    the tower's final norm is applied where it has one, as SigLIP's ``last_hidden_state``).
+    ``stem`` replaces the patch convolution of a tower grown from nothing.
+    """
+
+    layer: int = -1
+    keep_cls: bool = False
+    normalise: str = "half"
+    stem: list[int] = Field(default_factory=list)
+
+
+def tower_config(options: Mapping[str, Any], where: str = "model.encoder") -> PreTrainedConfig:
+    """The transformers configuration of a tower from a recipe's ``{type: siglip, hidden_size: ...}``.
+
+    Raises:
+        UserError: an unknown type or an unknown key, with the nearest known one.
+    """
+    rest = dict(options)
+    name = str(rest.pop("type", ""))
+    if name not in TYPES:
+        raise UserError(f"{where}.type: there is no encoder {name!r}; {nearest(name, TYPES)}")
+    config_class = TOWERS[TYPES[name]][0]
+    known = set(config_class().to_dict())
+    for key in rest:
+        if key not in known:
+            raise UserError(f"{where} has no key {key!r}; {nearest(key, known)}")
+    if name == "siglip":
+        # The pooling head is not on the way to the language model; computing it would be thrown away.
+        rest.setdefault("vision_use_head", False)
+    if "hidden_size" in rest:
+        rest.setdefault("intermediate_size", 4 * rest["hidden_size"])
+        rest.setdefault("num_attention_heads", max(1, rest["hidden_size"] // 64))
+    return config_class(**rest)
+
+
+class Encoder(nn.Module):
+    """A tower and the choice of which of its features go on.
+
+    Shapes: ``uint8`` (or already normalised float) pixels_NCHW to features_NPD.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: PreTrainedConfig, options: EncoderOptions) -> None:
+        super().__init__()
+        if config.model_type not in TOWERS:
+            raise UserError(f"there is no encoder for {config.model_type!r}; {nearest(config.model_type, TOWERS)}")
+        self.config = config
+        self.options = options
+        self.tower = TOWERS[config.model_type][1](config)
+        if options.stem:
+            embeddings = self._embeddings()
+            embeddings.patch_embedding = ConvStem(options.stem, config.hidden_size, config.patch_size)
+        for name, table in (("mean", MEANS), ("deviation", DEVIATIONS)):
+            values = torch.tensor(table[options.normalise]) * 255.0
+            self.register_buffer(name, values.view(1, 3, 1, 1), persistent=False)
+
+    def _embeddings(self) -> Any:
+        inner = getattr(self.tower, "vision_model", self.tower)
+        return inner.embeddings
+
+    @property
+    def width(self) -> int:
+        """Features' width ``D``."""
+        return int(self.config.hidden_size)
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether the tower puts a CLS token before the patches."""
+        return hasattr(self._embeddings(), "class_embedding")
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of patches for an input of that size in pixels."""
+        patch = int(self.config.patch_size)
+        return height // patch, width // patch
+
+    def normalise(self, pixels_NCHW: Tensor) -> Tensor:
+        """``uint8`` pixels to the tower's normalised floats; floats pass unchanged."""
+        if pixels_NCHW.dtype != torch.uint8:
+            return pixels_NCHW
+        return (pixels_NCHW.to(self.mean.dtype) - self.mean) / self.deviation
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        """Features of the chosen layer; the CLS token is dropped unless it is kept."""
+        pixels_NCHW = self.normalise(pixels_NCHW)
+        if self.options.layer == -1:
+            features_NPD = self.tower(pixel_values=pixels_NCHW).last_hidden_state
+        else:
+            output = self.tower(pixel_values=pixels_NCHW, output_hidden_states=True)
+            features_NPD = output.hidden_states[self.options.layer]
+        if self.has_cls and not self.options.keep_cls:
+            features_NPD = features_NPD[:, 1:]
+        return features_NPD

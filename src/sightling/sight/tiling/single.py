@@ -1,0 +1,35 @@
+"""``single``: the whole picture becomes one square encoder input."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sightling.sight.tiling.base import TILINGS, Placement, Tiling
+
+
+@TILINGS.register("single")
+class Single(Tiling):
+    """One tile a picture.
+
+    ``fit`` says how a picture that is not square fills the square: ``stretch`` changes its aspect
+    ratio; ``letterbox`` keeps it and fills the rest around the centre; ``pad`` keeps it and fills to
+    the right and below; ``crop`` keeps it and loses what stands out at the longer side.
+    """
+
+    fit: Literal["stretch", "letterbox", "pad", "crop"] = "stretch"
+
+    def plan(self, width: int, height: int, image_size: int) -> tuple[Placement, ...]:
+        """One placement; see the class."""
+        whole, square = (0, 0, width, height), (image_size, image_size)
+        if self.fit == "stretch":
+            return (Placement(whole, square, (0, 0), square),)
+        if self.fit == "crop":
+            side = min(width, height)
+            left, top = (width - side) // 2, (height - side) // 2
+            return (Placement((left, top, left + side, top + side), square, (0, 0), square),)
+        scale = image_size / max(width, height)
+        scaled = (max(1, round(width * scale)), max(1, round(height * scale)))
+        offset = (0, 0)
+        if self.fit == "letterbox":
+            offset = ((image_size - scaled[0]) // 2, (image_size - scaled[1]) // 2)
+        return (Placement(whole, scaled, offset, square),)

@@ -1,0 +1,122 @@
+"""Samples into packed rows: documents with boundaries, and one picture's tokens shared by its samples.
+
+Legend: ``B`` rows, ``T`` tokens.
+
+A document is a group of samples about the same picture: the tokens up to the picture stand once (the
+trunk), each sample's own tokens are a branch. Positions continue from the trunk for each branch, and
+:mod:`sightling.model.mask` keeps branches and documents apart, so a sample in a row has the numbers it
+has alone. Rows are filled first-fit-decreasing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sightling.data.sample import Picture
+from sightling.errors import UserError
+from sightling.model.mask import TRUNK
+from sightling.model.modeling import IGNORED
+from sightling.model.processor import Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Samples that share a trunk, as flat lists over tokens."""
+
+    input_ids: list[int]
+    labels: list[int]
+    positions: list[int]
+    branches: list[int]
+    pictures: tuple[Picture, ...]
+    samples: int
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def document(group: Sequence[Encoded]) -> Document:
+    """One document of a group that shares its pictures (a group of one is a plain document).
+
+    Raises:
+        ValueError: the samples do not share trunk and pictures, or one has a picture after its trunk.
+    """
+    first = group[0]
+    if len(group) == 1:
+        length = len(first.input_ids)
+        return Document(
+            list(first.input_ids), list(first.labels), list(range(length)), [TRUNK] * length, first.pictures, 1
+        )
+    trunk = first.input_ids[: first.trunk]
+    ids, labels = list(trunk), [IGNORED] * len(trunk)
+    positions, branches = list(range(len(trunk))), [TRUNK] * len(trunk)
+    for number, encoded in enumerate(group, start=1):
+        same = encoded.input_ids[: encoded.trunk] == trunk
+        same = same and [id(p) for p in encoded.pictures] == [id(p) for p in first.pictures]
+        if not same:
+            raise ValueError(f"sample {number} of a group of {len(group)} does not share the first one's trunk and pictures")
+        own = encoded.input_ids[encoded.trunk :]
+        ids += own
+        labels += encoded.labels[encoded.trunk :]
+        positions += range(len(trunk), len(trunk) + len(own))
+        branches += [number] * len(own)
+    return Document(ids, labels, positions, branches, first.pictures, len(group))
+
+
+def fill_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """First-fit-decreasing: indices of the documents in each row of at most ``capacity`` tokens.
+
+    A document that is itself longer than the capacity has a row of its own: truncation is the caller's
+    decision, not the packer's. Deterministic: ties keep their order.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = lengths[index]
+        for row, free in enumerate(room):
+            if length <= free:
+                rows[row].append(index)
+                room[row] -= length
+                break
+        else:
+            rows.append([index])
+            room.append(capacity - length)
+    return rows
+
+
+def collate_rows(documents: Sequence[Document], rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
+    """Padded tensors_BT of packed rows: input_ids, labels, position_ids, document_ids (-1 on padding), branch_ids."""
+    width = max(sum(len(documents[index]) for index in row) for row in rows)
+    shape = (len(rows), width)
+    batch = {
+        "input_ids": torch.full(shape, pad_id),
+        "labels": torch.full(shape, IGNORED),
+        "position_ids": torch.zeros(shape, dtype=torch.long),
+        "document_ids": torch.full(shape, -1),
+        "branch_ids": torch.zeros(shape, dtype=torch.long),
+    }
+    for row, members in enumerate(rows):
+        start = 0
+        for number, index in enumerate(members):
+            part = documents[index]
+            here = slice(start, start + len(part))
+            batch["input_ids"][row, here] = torch.tensor(part.input_ids)
+            batch["labels"][row, here] = torch.tensor(part.labels)
+            batch["position_ids"][row, here] = torch.tensor(part.positions)
+            batch["document_ids"][row, here] = number
+            batch["branch_ids"][row, here] = torch.tensor(part.branches)
+            start += len(part)
+    return batch
+
+
+def check_length(length: int, limit: int, where: str) -> None:
+    """Refuse a document that no row can hold; cutting it could cut inside a picture.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    if length > limit:
+        raise UserError(f"{where} needs {length} tokens, but max_length is {limit}; raise max_length or shorten it")
