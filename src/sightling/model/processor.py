@@ -31,12 +31,14 @@ class Encoded:
         pictures: the pictures in the order of their placeholders.
         trunk: how many leading tokens, up to the end of the last picture of the first user turn,
             other samples about the same pictures would share; 0 when no picture opens the sample.
+        trunk_pictures: how many of the pictures stand in the trunk.
     """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
     pictures: tuple[Picture, ...]
     trunk: int
+    trunk_pictures: int = 0
 
 
 class VisionLanguageProcessor(ProcessorMixin):
@@ -121,7 +123,7 @@ class VisionLanguageProcessor(ProcessorMixin):
         ids: list[int] = []
         labels: list[int] = []
         pictures: list[Picture] = []
-        trunk = 0
+        trunk, trunk_pictures = 0, 0
         for index, turn in enumerate(sample.turns):
             if turn.role not in self._format.opens:
                 raise UserError(f"turn {index} has the role {turn.role!r}; known are {sorted(self._format.opens)}")
@@ -131,7 +133,7 @@ class VisionLanguageProcessor(ProcessorMixin):
             counted = turn.role == "assistant" and turn.supervised
             labels += ids[len(labels) :] if counted else [IGNORED] * (len(ids) - len(labels))
             if turn.role == "user" and not any(earlier.role != "system" for earlier in sample.turns[:index]):
-                trunk = self._trunk(turn, ids)
+                trunk, trunk_pictures = self._trunk(turn, ids), len(pictures)
             close = self._segment(self._format.closes[turn.role])
             last = index == len(sample.turns) - 1
             if last and turn.role == "assistant":
@@ -142,7 +144,7 @@ class VisionLanguageProcessor(ProcessorMixin):
         if prompt_only:
             ids += self._segment(self._format.opens["assistant"])
             labels += [IGNORED] * (len(ids) - len(labels))
-        return Encoded(tuple(ids), tuple(labels), tuple(pictures), trunk)
+        return Encoded(tuple(ids), tuple(labels), tuple(pictures), trunk, trunk_pictures)
 
     def _body(self, turn: Turn, ids: list[int], pictures: list[Picture]) -> None:
         for part in turn.parts:

@@ -37,6 +37,10 @@ class Document:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def without_pictures(self) -> Document:
+        """The same tokens; the pictures, once their pixels are cut, need not travel between processes."""
+        return Document(self.input_ids, self.labels, self.positions, self.branches, (), self.samples)
+
 
 def document(group: Sequence[Encoded]) -> Document:
     """One document of a group that shares its pictures (a group of one is a plain document).

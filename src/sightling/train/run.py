@@ -166,7 +166,6 @@ class _Run:
             return self._go(folder)
         finally:
             self.accelerator.end_training()
-            self.accelerator.free_memory()
             if folder is not None:
                 folder.release()
 
@@ -199,7 +198,7 @@ class _Run:
         if finished:
             self._save_model(finished, folder)
         if folder is not None:
-            told = "was finished already" if done_before else f"finished in {short_time(time.perf_counter() - started)}"
+            told = "this run was finished already" if done_before else f"finished in {short_time(time.perf_counter() - started)}"
             self.say(f"{told}; the result is in {folder.model if finished else self.path}")
             folder.state["status"] = "finished"
             folder.write()

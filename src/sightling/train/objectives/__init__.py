@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sightling.train.objectives.answer import Answer
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
+from sightling.train.objectives.language import Language
 
-__all__ = ["OBJECTIVES", "Batch", "Objective"]
+__all__ = ["OBJECTIVES", "Answer", "Batch", "Language", "Objective"]

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from sightling.train.steps.base import STEPS, StageStep, StepContext
+from sightling.train.steps.tokenizer import TokenizerStep
 
-__all__ = ["STEPS", "StageStep", "StepContext"]
+__all__ = ["STEPS", "StageStep", "StepContext", "TokenizerStep"]

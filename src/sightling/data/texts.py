@@ -1,0 +1,105 @@
+"""Plain text as a source: files, and the words of the small world."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+from pydantic import Field
+
+from sightling.data.world import WorldOptions, WorldSource
+from sightling.errors import UserError
+from sightling.parts import Part
+from sightling.registry import Registry
+
+
+class TextSource(Protocol):
+    """Texts by index."""
+
+    def __len__(self) -> int:
+        """How many texts there are; 0 says endless."""
+        ...
+
+    def text(self, index: int) -> str:
+        """One text; the same index gives the same text."""
+        ...
+
+
+class TextOptions(Part, ABC):
+    """The ``data`` section of what learns from text alone; each type registers in :data:`TEXTS`."""
+
+    @abstractmethod
+    def open(self, seed: int) -> TextSource:
+        """The source itself."""
+
+
+TEXTS: Registry[type[TextOptions]] = Registry("text source")
+
+
+class WorldText:
+    """What could be said about the small world: one question with its answer a text. No picture is drawn."""
+
+    def __init__(self, source: WorldSource) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return self.source.length
+
+    def text(self, index: int) -> str:
+        """A question and its answer, or a caption alone, about scene ``index``."""
+        samples = self.source.words(index)
+        sample = samples[Random(index).randrange(len(samples))]
+        question, answer = (turn.text for turn in sample.turns)
+        open_ended = not sample.meta["choices"]
+        return answer if open_ended else f"{question} {answer}"
+
+
+@TEXTS.register("world")
+class WorldTextOptions(TextOptions, WorldOptions):
+    """The same keys as the ``world`` data source; ``image_size`` is not used."""
+
+    questions_per_picture: int = Field(default=1, ge=1)
+
+    def open(self, seed: int) -> WorldText:  # type: ignore[override]
+        """Texts of this section's scenes."""
+        return WorldText(WorldOptions.open(self, seed))
+
+
+class Lines:
+    """The lines of a text file that hold anything, in memory."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def text(self, index: int) -> str:
+        """One line."""
+        return self.lines[index]
+
+
+@TEXTS.register("file")
+class FileTextOptions(TextOptions):
+    """A UTF-8 text file, one text a line."""
+
+    path: str
+
+    def open(self, seed: int) -> Lines:
+        """The file's lines.
+
+        Raises:
+            UserError: no such file, no UTF-8, or nothing in it.
+        """
+        path = Path(self.path)
+        if not path.is_file():
+            raise UserError(f"text file {path} does not exist")
+        try:
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise UserError(f"text file {path} is not UTF-8: {error.reason} at byte {error.start}") from None
+        if not lines:
+            raise UserError(f"text file {path} is empty")
+        return Lines(lines)

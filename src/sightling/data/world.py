@@ -1,0 +1,175 @@
+"""The small world as a source of samples: endless fresh pictures with exact questions and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from sightling.data.sample import Picture, Sample, Turn
+from sightling.data.source import SOURCES, SourceOptions
+from sightling.errors import UserError, nearest
+from sightling.world.describe import LANGUAGES
+from sightling.world.questions import FAMILIES, Question, ask_many
+from sightling.world.render import render
+from sightling.world.scene import Scene
+from sightling.world.scenes import SceneSpec, sample_scene
+
+FAMILY_WEIGHTS = {
+    "existence": 1.0, "color": 1.0, "shape": 1.0, "size": 1.0, "count": 1.0,
+    "relation": 1.0, "comparison": 1.0, "caption": 1.0, "description": 1.0,
+}  # fmt: skip
+"""What is asked when nothing else is said; ``reading`` needs scenes with letters."""
+
+
+class WorldSource:
+    """Group ``index`` is one picture and the questions about it, a pure function of (seed, index).
+
+    Args:
+        spec: what scenes may hold.
+        families: question families with their weights.
+        languages: languages with their weights.
+        questions: questions a picture.
+        size: side of the picture in pixels.
+        seed: two sources with different seeds share no picture.
+        synonyms: the chance that a word of a question is replaced by a synonym.
+        length: number of groups; 0 is endless.
+    """
+
+    def __init__(
+        self,
+        spec: SceneSpec,
+        families: Mapping[str, float],
+        languages: Mapping[str, float],
+        *,
+        questions: int = 8,
+        size: int = 64,
+        seed: int = 0,
+        synonyms: float = 0.05,
+        length: int = 0,
+    ) -> None:
+        self.spec = spec
+        self.families = dict(families)
+        self.languages = dict(languages)
+        self.questions = questions
+        self.size = size
+        self.seed = seed
+        self.synonyms = synonyms
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def scene(self, index: int) -> Scene:
+        """The scene of a group."""
+        return sample_scene(self._seed(index), self.spec)
+
+    def _seed(self, index: int) -> int:
+        # Scenes are numbered by one integer; seeds keep apart by their own high bits.
+        return (self.seed << 40) + index
+
+    def group(self, index: int) -> list[Sample]:
+        """The samples about one picture; ``meta`` has family, language, choices, scene and index."""
+        scene = self.scene(index)
+        return self._ask(index, scene, Picture(image=render(scene, self.size)))
+
+    def words(self, index: int) -> list[Sample]:
+        """What :meth:`group` asks and answers, with no picture drawn."""
+        return self._ask(index, self.scene(index), None)
+
+    def _ask(self, index: int, scene: Scene, picture: Picture | None) -> list[Sample]:
+        rng = Random(f"questions {self._seed(index)}")
+        names, weights = list(self.languages), list(self.languages.values())
+        drawn = rng.choices(names, weights, k=self.questions)
+        samples = []
+        for language in names:
+            count = drawn.count(language)
+            if count:
+                asked = ask_many(scene, rng, self.spec, self.families, language, count, synonyms=self.synonyms)
+                samples += [self._sample(question, picture, scene, index) for question in asked]
+        if not samples:
+            raise UserError(
+                f"the families {sorted(self.families)} find nothing to ask about scene {index}; "
+                "add one that always does, such as existence"
+            )
+        return samples
+
+    @staticmethod
+    def _sample(question: Question, picture: Picture | None, scene: Scene, index: int) -> Sample:
+        asked = (question.text,) if picture is None else (picture, question.text)
+        turns = (Turn("user", asked), Turn("assistant", (question.answer,)))
+        meta = {
+            "family": question.family,
+            "language": question.language,
+            "choices": question.choices,
+            "scene": scene,
+            "index": index,
+        }
+        return Sample(turns, meta)
+
+
+@SOURCES.register("world")
+class WorldOptions(SourceOptions):
+    """The ``data`` section of a stage that learns from the small world.
+
+    ``families`` and ``languages`` are lists, or mappings with weights; ``scene`` holds the keys of
+    :class:`sightling.world.scenes.SceneSpec`. ``seed`` is added to the stage's own.
+    """
+
+    scene: dict[str, Any] = Field(default_factory=dict)
+    families: dict[str, float] = Field(default_factory=lambda: dict(FAMILY_WEIGHTS))
+    languages: dict[str, float] = Field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
+    questions_per_picture: int = Field(default=8, ge=1)
+    image_size: int = Field(default=64, ge=16, le=2048)
+    synonyms: float = Field(default=0.05, ge=0, le=1)
+    length: int = Field(default=0, ge=0)
+
+    @field_validator("families", "languages", mode="before")
+    @classmethod
+    def _weights(cls, value: Any) -> Any:
+        return {name: 1.0 for name in value} if isinstance(value, (list, tuple)) else value
+
+    @field_validator("families")
+    @classmethod
+    def _families(cls, value: dict[str, float]) -> dict[str, float]:
+        return _known(value, FAMILIES, "question family")
+
+    @field_validator("languages")
+    @classmethod
+    def _languages(cls, value: dict[str, float]) -> dict[str, float]:
+        return _known(value, LANGUAGES, "language")
+
+    @field_validator("scene")
+    @classmethod
+    def _scene(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            SceneSpec.from_dict(value)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    def open(self, seed: int) -> WorldSource:
+        """The source with this section's scenes."""
+        return WorldSource(
+            SceneSpec.from_dict(self.scene),
+            self.families,
+            self.languages,
+            questions=self.questions_per_picture,
+            size=self.image_size,
+            seed=seed,
+            synonyms=self.synonyms,
+            length=self.length,
+        )
+
+
+def _known(value: dict[str, float], known: Any, kind: str) -> dict[str, float]:
+    for name, weight in value.items():
+        if name not in known:
+            raise ValueError(f"there is no {kind} {name!r}; {nearest(name, known)}")
+        if weight < 0:
+            raise ValueError(f"the weight of {name!r} is {weight}; it must be 0 or more")
+    if not any(value.values()):
+        raise ValueError(f"no {kind} has a weight above 0")
+    return value

@@ -1,0 +1,127 @@
+"""``answer``: say the assistant's words, given the picture and the question. The loss counts those words only.
+
+Samples about one picture share it in a packed row (:mod:`sightling.train.packing`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from sightling.data.source import SOURCES, Source
+from sightling.model.modeling import IGNORED
+from sightling.model.processor import Encoded, VisionLanguageProcessor
+from sightling.parts import Part
+from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
+from sightling.train.packing import Document, check_length, collate_rows, document, fill_rows
+
+TENSORS = ("input_ids", "labels", "position_ids", "document_ids", "branch_ids")
+
+
+class AnswerOptions(Part):
+    """``max_length``: no row is longer. ``pack``: several documents a row; otherwise a row each.
+
+    ``share``: samples about one picture share its tokens; otherwise each has its own copy.
+    """
+
+    max_length: int = Field(default=1024, ge=16)
+    pack: bool = True
+    share: bool = True
+
+
+class Groups(Dataset[Any]):
+    """Documents and the pixels of their pictures, by the source's index."""
+
+    def __init__(self, source: Source, processor: VisionLanguageProcessor, options: AnswerOptions) -> None:
+        self.source = source
+        self.processor = processor
+        self.options = options
+
+    def __getitem__(self, index: int) -> list[tuple[Document, Tensor | None]]:
+        encoded = [self.processor.encode(sample) for sample in self.source.group(index)]
+        known: dict[int, Tensor] = {}
+        items: list[tuple[Document, Tensor | None]] = []
+        for group in _together(encoded, self.options.share):
+            whole = document(group)
+            check_length(len(whole), self.options.max_length, f"sample group {index}")
+            for picture in whole.pictures:
+                if id(picture) not in known:
+                    known[id(picture)] = self.processor.pixels(picture)
+            tiles = [known[id(picture)] for picture in whole.pictures]
+            items.append((whole.without_pictures(), torch.cat(tiles) if tiles else None))
+        return items
+
+
+class FiniteGroups(Groups):
+    """Groups of a source that ends."""
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def _together(encoded: list[Encoded], share: bool) -> list[list[Encoded]]:
+    """Samples that can share a trunk, in order; each alone where they cannot or shall not."""
+    if not share:
+        return [[one] for one in encoded]
+    groups: dict[tuple, list[Encoded]] = {}
+    for number, one in enumerate(encoded):
+        only_trunk = one.trunk > 0 and not _picture_after_trunk(one)
+        key: tuple = (one.input_ids[: one.trunk], *(id(p) for p in one.pictures)) if only_trunk else (number,)
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
+
+
+def _picture_after_trunk(encoded: Encoded) -> bool:
+    return len(encoded.pictures) != encoded.trunk_pictures
+
+
+@OBJECTIVES.register("answer")
+class Answer(Objective):
+    """Cross-entropy of the assistant's words."""
+
+    Options = AnswerOptions
+    sources = SOURCES
+
+    def dataset(self) -> Dataset[Any]:
+        """One item a picture: the samples about it."""
+        return self._groups(self.data.open(self.seed))
+
+    def _groups(self, source: Source) -> Groups:
+        kind = FiniteGroups if len(source) else Groups
+        return kind(source, self.processor, self.options)
+
+    def collate(self, items: list[list[tuple[Document, Tensor | None]]]) -> Batch:
+        """Documents packed into rows, pixels in the order of the rows' placeholders."""
+        documents = [part for item in items for part in item]
+        pixels: list[Tensor] = []
+        lengths = [len(part) for part, _ in documents]
+        rows = fill_rows(lengths, self.options.max_length) if self.options.pack else [[i] for i in range(len(lengths))]
+        batch: Batch = collate_rows([part for part, _ in documents], rows, self.processor.pad_token_id)
+        for row in rows:
+            pixels += [own for index in row if (own := documents[index][1]) is not None]
+        batch["pixel_values"] = torch.cat(pixels) if pixels else None
+        batch["samples"] = sum(part.samples for part, _ in documents)
+        return batch
+
+    def count(self, batch: Batch) -> int:
+        """Supervised tokens."""
+        return int((batch["labels"] != IGNORED).sum())
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Summed cross-entropy, and ``accuracy``: supervised tokens that argmax gets right."""
+        tensors = {name: batch[name] for name in TENSORS}
+        loss, hits = model.supervised_loss(**tensors, pixel_values=batch["pixel_values"])  # type: ignore[operator]
+        return loss, {"accuracy": hits}
+
+    def tokens(self, batch: Batch) -> tuple[int, int]:
+        """Real tokens, and all with padding."""
+        return int((batch["document_ids"] >= 0).sum()), batch["document_ids"].numel()
+
+    def samples(self, batch: Batch) -> int:
+        """Question-answer pairs."""
+        return int(batch["samples"])
+

@@ -1,0 +1,50 @@
+"""``tokenizer``: a byte-level BPE trained from the words that the model will meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from sightling.data.texts import TEXTS, TextSource
+from sightling.model.template import TEMPLATES
+from sightling.model.tokenizer import train_bpe
+from sightling.parts import make
+from sightling.train.steps.base import STEPS, StageStep, StepContext
+
+
+@STEPS.register("tokenizer")
+class TokenizerStep(StageStep):
+    """Trains on ``texts`` texts of ``data`` (any text source); the model's size of vocabulary follows from it."""
+
+    folder = "tokenizer"
+    data: dict[str, Any]
+    texts: int = Field(default=20_000, gt=0)
+    vocab_size: int = Field(default=1024, gt=0)
+    template: str = "chatml"
+
+    @field_validator("data")
+    @classmethod
+    def _data(cls, value: dict[str, Any]) -> dict[str, Any]:
+        make(TEXTS, value, "data")
+        return value
+
+    def run(self, context: StepContext) -> dict[str, Any]:
+        """Write the tokenizer's files; say how many tokens a text takes."""
+        source = make(TEXTS, self.data, "data").open(context.seed)
+        tokenizer = train_bpe(self._texts(source), self.vocab_size, TEMPLATES.get(self.template))
+        tokenizer.save_pretrained(context.output)
+        probe = [source.text(index) for index in range(min(200, self._count(source)))]
+        characters = sum(len(text) for text in probe)
+        tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in probe)
+        return {"vocab_size": len(tokenizer), "characters_per_token": round(characters / max(tokens, 1), 2)}
+
+    def _count(self, source: TextSource) -> int:
+        return min(self.texts, len(source)) if len(source) else self.texts
+
+    def _texts(self, source: TextSource) -> Iterator[str]:
+        for index in range(self._count(source)):
+            yield source.text(index)
+
+
