@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sightling.train.objectives.answer import Answer
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
+from sightling.train.objectives.contrastive import Contrastive
 from sightling.train.objectives.language import Language
 
-__all__ = ["OBJECTIVES", "Answer", "Batch", "Language", "Objective"]
+__all__ = ["OBJECTIVES", "Answer", "Batch", "Contrastive", "Language", "Objective"]

@@ -1,0 +1,178 @@
+"""``contrastive``: pictures and their captions find each other (CLIP's softmax, SigLIP's sigmoid).
+
+Sources of the method: Radford et al. 2021 (CLIP), Zhai et al. 2023 (SigLIP).
+
+Legend: ``B`` pairs, ``T`` tokens, ``P`` features, ``D`` joint width.
+
+The encoder learns; a small text tower and the two projections learn beside it and are thrown away
+after the stage. Captions that are equal to the letter are no negatives of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from sightling.data.sample import Sample
+from sightling.data.source import SOURCES, Source
+from sightling.errors import UserError
+from sightling.model.processor import VisionLanguageProcessor
+from sightling.parts import Part
+from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
+
+
+class ContrastiveOptions(Part):
+    """``loss``: ``sigmoid`` or ``softmax``; ``width`` and ``layers`` of the text tower; ``max_length`` of a caption."""
+
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    width: int = Field(default=128, ge=8)
+    layers: int = Field(default=2, ge=1)
+    max_length: int = Field(default=128, ge=4)
+
+
+class Pairs(Dataset[Any]):
+    """One picture and one of its captions: the answer of the group's first sample with a picture."""
+
+    def __init__(self, source: Source, processor: VisionLanguageProcessor, max_length: int) -> None:
+        self.source = source
+        self.processor = processor
+        self.max_length = max_length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, ...]]:
+        sample = _first(self.source.group(index), index)
+        ids = self.processor.plain(sample.answer)
+        if len(ids) > self.max_length:
+            raise UserError(
+                f"the caption of pair {index} has {len(ids)} tokens, but objective.max_length is {self.max_length}"
+            )
+        return self.processor.pixels(next(iter(sample.pictures()))), ids
+
+
+class FinitePairs(Pairs):
+    """Pairs of a source that ends."""
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def _first(group: Any, index: int) -> Sample:
+    for sample in group:
+        if sample.answer and any(True for _ in sample.pictures()):
+            return sample
+    raise UserError(f"group {index} has no picture with a caption; contrastive learning needs pairs")
+
+
+class Towers(nn.Module):
+    """What learns beside the encoder: a text tower, two projections, temperature and bias."""
+
+    def __init__(self, vocabulary: int, picture_width: int, options: ContrastiveOptions) -> None:
+        super().__init__()
+        width = options.width
+        self.words = nn.Embedding(vocabulary, width)
+        self.places = nn.Embedding(options.max_length, width)
+        layer = nn.TransformerEncoderLayer(
+            width, max(1, width // 64), 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.text = nn.TransformerEncoder(layer, options.layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.text_projection = nn.Linear(width, width, bias=False)
+        self.picture_projection = nn.Linear(picture_width, width, bias=False)
+        # SigLIP's start: temperature 10, bias -10; CLIP's temperature starts at 1 / 0.07 and has no bias.
+        sigmoid = options.loss == "sigmoid"
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0) if sigmoid else math.log(1 / 0.07)))
+        self.bias = nn.Parameter(torch.tensor(-10.0 if sigmoid else 0.0), requires_grad=sigmoid)
+
+    def picture(self, features_BPD: Tensor) -> Tensor:
+        """Unit vectors_BD: the mean of a picture's features, projected."""
+        return F.normalize(self.picture_projection(features_BPD.mean(1)), dim=-1)
+
+    def caption(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor:
+        """Unit vectors_BD: the mean over a caption's real tokens, projected."""
+        hidden_BTD = self.words(ids_BT) + self.places.weight[: ids_BT.shape[1]]
+        hidden_BTD = self.text(hidden_BTD, src_key_padding_mask=~real_BT)
+        weight_BT = real_BT.to(hidden_BTD.dtype)
+        mean_BD = (hidden_BTD * weight_BT[..., None]).sum(1) / weight_BT.sum(1, keepdim=True)
+        return F.normalize(self.text_projection(mean_BD), dim=-1)
+
+
+@OBJECTIVES.register("contrastive")
+class Contrastive(Objective):
+    """Image-text contrast within the micro-batch."""
+
+    Options = ContrastiveOptions
+    sources = SOURCES
+
+    def dataset(self) -> Dataset[Any]:
+        """One item a pair."""
+        source = self.data.open(self.seed)
+        kind = FinitePairs if len(source) else Pairs
+        return kind(source, self.processor, self.options.max_length)
+
+    def extra(self) -> nn.Module:
+        """The text tower and projections."""
+        torch.manual_seed(self.seed)
+        model: Any = self.model
+        vocabulary = model.get_input_embeddings().num_embeddings
+        self.towers = Towers(vocabulary, model.encoder.width, self.options)
+        return self.towers
+
+    def collate(self, items: list[tuple[Tensor, tuple[int, ...]]]) -> Batch:
+        """Pixels, padded captions, and which pairs hold the same caption."""
+        counts = {pixels.shape[0] for pixels, _ in items}
+        if counts != {1}:
+            raise UserError(f"contrastive learning takes one encoder input a picture; this tiling makes {sorted(counts)}")
+        captions = [ids for _, ids in items]
+        width = max(len(ids) for ids in captions)
+        ids_BT = torch.zeros(len(items), width, dtype=torch.long)
+        real_BT = torch.zeros(len(items), width, dtype=torch.bool)
+        for row, ids in enumerate(captions):
+            ids_BT[row, : len(ids)] = torch.tensor(ids)
+            real_BT[row, : len(ids)] = True
+        same = torch.tensor([[a == b for b in captions] for a in captions])
+        return {"pixel_values": torch.cat([pixels for pixels, _ in items]), "ids": ids_BT, "real": real_BT, "same": same}
+
+    def count(self, batch: Batch) -> int:
+        """Pairs."""
+        return int(batch["ids"].shape[0])
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss summed over pairs, and ``accuracy``: pictures whose nearest caption is their own (or equal to it)."""
+        features_BPD = model.encoder(batch["pixel_values"])  # type: ignore[operator]
+        pictures_BD = self.towers.picture(features_BPD)
+        captions_BD = self.towers.caption(batch["ids"], batch["real"])
+        logits_BB = self.towers.log_scale.exp() * pictures_BD @ captions_BD.T + self.towers.bias
+        same_BB = batch["same"]
+        loss = sigmoid_loss(logits_BB, same_BB) if self.options.loss == "sigmoid" else softmax_loss(logits_BB, same_BB)
+        best_B = logits_BB.detach().argmax(1)
+        hits = same_BB[torch.arange(len(best_B), device=best_B.device), best_B].sum()
+        return loss, {"accuracy": hits}
+
+    def tokens(self, batch: Batch) -> tuple[int, int]:
+        """Real caption tokens, and all with padding."""
+        return int(batch["real"].sum()), batch["real"].numel()
+
+
+def sigmoid_loss(logits_BB: Tensor, same_BB: Tensor) -> Tensor:
+    """SigLIP's loss summed over pictures: every pair is its own yes/no question.
+
+    Equal captions off the diagonal are left out: whether picture and text were one pair cannot be told there.
+    """
+    diagonal_BB = torch.eye(len(logits_BB), dtype=torch.bool, device=logits_BB.device)
+    sign_BB = torch.where(diagonal_BB, 1.0, -1.0)
+    counted_BB = diagonal_BB | ~same_BB
+    return -(F.logsigmoid(sign_BB * logits_BB) * counted_BB).sum()
+
+
+def softmax_loss(logits_BB: Tensor, same_BB: Tensor) -> Tensor:
+    """CLIP's symmetric loss summed over pairs; equal captions off the diagonal are no negatives."""
+    diagonal_BB = torch.eye(len(logits_BB), dtype=torch.bool, device=logits_BB.device)
+    masked_BB = logits_BB.masked_fill(same_BB & ~diagonal_BB, torch.finfo(logits_BB.dtype).min)
+    target_B = torch.arange(len(logits_BB), device=logits_BB.device)
+    by_picture = F.cross_entropy(masked_BB, target_B, reduction="sum")
+    by_caption = F.cross_entropy(masked_BB.T, target_B, reduction="sum")
+    return (by_picture + by_caption) / 2
