@@ -30,8 +30,10 @@ def _proposer(attribute: str, form: str, choices: str, ways: Ways) -> Propose:
             reference = slot or view.reference(index, ways, rng)
             if reference is not None:
                 group: tuple[str, ...] = (form,)
-                if form != "size" and isinstance(reference, Mention):
-                    group = (form, reference.shape or reference.color or "")
+                if isinstance(reference, Mention):
+                    # A habit ties colour to shape; crowding ties size to how much it takes to tell things apart.
+                    told = reference.stated() if form == "size" else (reference.shape or reference.color or "",)
+                    group = (form, *told)
                 allowed = tuple(name for name in getattr(view.spec, choices) if name != "letter")
                 return Draft(form, getattr(fact, attribute), allowed, {"a": reference}, group)
         return None

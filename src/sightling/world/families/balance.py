@@ -46,7 +46,7 @@ def rates(family: Family, spec: SceneSpec) -> Rates:
     """How often to let an answer pass, by group; groups and answers that need no thinning are left out.
 
     Only unevenness beyond chance is thinned: a group counts as even when the chi-square statistic of its answers lies
-    within four standard deviations of what equal chances give.
+    within three standard deviations of what equal chances give.
     """
     from sightling.world.families.base import View
 
@@ -65,7 +65,7 @@ def rates(family: Family, spec: SceneSpec) -> Rates:
         even = total / kinds
         spread = sum((count - even) ** 2 for count in found.values()) / even
         # The passes over one scene repeat themselves, which widens the statistic in proportion.
-        if spread / _PASSES > kinds - 1 + 4 * (2 * (kinds - 1)) ** 0.5:
+        if spread / _PASSES > kinds - 1 + 3 * (2 * (kinds - 1)) ** 0.5:
             least = max(min(found.values()), 1)
             thin[group] = {answer: min(1.0, least / count) for answer, count in found.items() if count > least}
     return thin

@@ -12,6 +12,8 @@ _NOUNS = {"shape": "shapes", "color": "colors", "size": "sizes"}
 
 def propose(view: View, rng: Random) -> Draft | None:
     """Drafts a comparison; the kind is drawn first, so that what a scene holds cannot tilt the kinds."""
+    if len(view.facts) < 2:
+        return None
     lot = rng.random()
     if lot < 0.45:
         return _larger(view, rng)
