@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from sightling.data.pictures import open_picture, picture_size
+from sightling.data.pictures import WHITE, open_picture, picture_size, to_rgb
+from sightling.errors import UserError
 
 Role = Literal["system", "user", "assistant"]
 
@@ -46,17 +47,27 @@ class Picture:
             return str(self.path)
         return f"<{len(self.data)} bytes>" if self.data is not None else "<image in memory>"
 
-    def load(self) -> Image.Image:
-        """Decode to an RGB image (alpha over white, EXIF rotation applied).
+    def load(self, ground: tuple[int, int, int] = WHITE) -> Image.Image:
+        """Decode to an RGB image (alpha over ``ground``, EXIF rotation applied).
 
         Raises:
-            UserError: missing, corrupt, not a picture, or larger than the pixel limit.
+            UserError: missing, corrupt, not a picture, larger than the pixel limit, or smaller than the box.
         """
         if self.image is not None:
-            image = self.image if self.image.mode == "RGB" else self.image.convert("RGB")
+            # A picture in memory is treated as a file is: alpha lies over the ground.
+            plain = self.image.mode == "RGB" and "transparency" not in self.image.info
+            image = self.image if plain else to_rgb(self.image, ground)
         else:
-            image = open_picture(self.path if self.path is not None else io.BytesIO(self.data or b""), self.name)
-        return image.crop(self.box) if self.box is not None else image
+            source = self.path if self.path is not None else io.BytesIO(self.data or b"")
+            image = open_picture(source, self.name, ground)
+        if self.box is None:
+            return image
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+            # Pillow would fill what lies outside with black, in silence.
+            whole = f"{image.width} x {image.height}"
+            raise UserError(f"the box {self.box} does not lie within picture {self.name} of {whole}")
+        return image.crop(self.box)
 
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels, read from the header without decoding."""
@@ -67,14 +78,26 @@ class Picture:
         return picture_size(self.path if self.path is not None else io.BytesIO(self.data or b""), self.name)
 
     def key(self) -> str:
-        """A SHA-256 of the content and the crop: equal pictures have equal keys."""
+        """A SHA-256 of the content and the crop: equal pictures have equal keys.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
         digest = hashlib.sha256()
         if self.image is not None:
             digest.update(f"{self.image.mode}{self.image.size}".encode() + self.image.tobytes())
         else:
-            digest.update(self.path.read_bytes() if self.path is not None else self.data or b"")
+            digest.update(self._encoded())
         digest.update(repr(self.box).encode())
         return digest.hexdigest()
+
+    def _encoded(self) -> bytes:
+        if self.path is None:
+            return self.data or b""
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise UserError(f"picture {self.name} cannot be read: {error.strerror}") from None
 
 
 Part = str | Picture
@@ -98,6 +121,7 @@ class Turn:
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
+        """The turn's picture parts, in order."""
         return tuple(part for part in self.parts if isinstance(part, Picture))
 
 
@@ -113,6 +137,7 @@ class Sample:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def pictures(self) -> Iterator[Picture]:
+        """Every picture of the conversation, in order (one that stands twice comes twice)."""
         for turn in self.turns:
             yield from turn.pictures
 
