@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from random import Random
 
@@ -15,7 +16,6 @@ from sightling.errors import UserError, nearest
 from sightling.world.describe import LANGUAGES
 from sightling.world.describe.words import Words
 from sightling.world.families import FAMILIES, Family, View
-from sightling.world.families.balance import rates
 from sightling.world.scene import Scene
 from sightling.world.scenes import SceneSpec
 
@@ -141,14 +141,19 @@ def _ask(view: View, family: Family, language: str, rng: Random, words: Words) -
     draft = family.propose(view, rng)
     if draft is None:
         return None
-    thin = rates(family, view.spec).get(draft.group) if family.thinned and draft.choices else None
+    thin = view.tables.rates(family).get(draft.group) if family.thinned and draft.choices else None
     if thin is not None and rng.random() >= thin.get(draft.answer, 1.0):
         return None
     text = family.text(draft, language, words)
     if family.write is not None:
         return Question(family.name, language, text, family.write(view, draft, language, words), ())
-    choices = tuple([family.word(language, draft.form, choice) for choice in draft.choices])
-    return Question(family.name, language, text, family.word(language, draft.form, draft.answer), choices)
+    choices = _in_words(family, draft.form, draft.choices, language)
+    return Question(family.name, language, text, choices[draft.choices.index(draft.answer)], choices)
+
+
+@lru_cache(maxsize=1024)
+def _in_words(family: Family, form: str, choices: tuple[str, ...], language: str) -> tuple[str, ...]:
+    return tuple(family.word(language, form, choice) for choice in choices)
 
 
 def _check(families: Mapping[str, float] | tuple[str, ...], language: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sightling.world.describe.plan import reference
 from sightling.world.describe.words import Words
@@ -29,7 +28,7 @@ def place_phrase(place: str, words: Words) -> str:
     return _PREPOSITIONS.get(place, "at the ") + words.en(PLACES[place])
 
 
-def noun_phrase(mention: Mention, article: str, words: Words) -> str:
+def noun_phrase(mention: Mention, article: str, words: Words, place: bool = True) -> str:
     """The phrase for a mention, attributes in the order size, texture, colour, shape, place.
 
     Args:
@@ -37,6 +36,7 @@ def noun_phrase(mention: Mention, article: str, words: Words) -> str:
         article: ``"a"`` (a/an), ``"the"``, ``""`` (bare singular), ``"many"`` (bare plural) or ``"count"``
             (the mention's own number: "a ..." for one, "two ...s" for two).
         words: draws the words.
+        place: whether to say the mention's place.
     """
     if article == "count":
         article, lead = ("a", "") if mention.count == 1 else ("many", number(mention.count) + " ")
@@ -55,7 +55,7 @@ def noun_phrase(mention: Mention, article: str, words: Words) -> str:
     parts.append(words.plural(entry) if article == "many" else words.en(entry))
     if mention.glyph is not None:
         parts.append(mention.glyph)
-    if mention.place is not None:
+    if place and mention.place is not None:
         parts.append(place_phrase(mention.place, words))
     text = " ".join(parts)
     if article == "a":
@@ -98,7 +98,7 @@ def sentences(said: Description, detail: str, words: Words) -> str:
     text = []
     for mention in said.mentions:
         template = words.one_of(_PARAGRAPH) if detail == "paragraph" else kept
-        phrase = noun_phrase(replace(mention, place=None), "count", words)
+        phrase = noun_phrase(mention, "count", words, place=False)
         at = place_phrase(mention.place, words) if mention.place is not None else ""
         be = "is" if mention.count == 1 else "are"
         text.append(template.format(a=phrase, at=at, be=be))

@@ -53,7 +53,7 @@ def described_facts(scene: Scene, detail: str) -> Description:
         if mention not in counts:
             where.append((index, mention))
         counts[mention] = counts.get(mention, 0) + 1
-    mentions = tuple(m if counts[m] == 1 else replace(m, count=counts[m]) for _, m in where)
+    mentions = tuple([m if counts[m] == 1 else replace(m, count=counts[m]) for _, m in where])
     relations: list[tuple[int, str, int]] = []
     if detail == "paragraph":
         for second in range(1, len(mentions)):

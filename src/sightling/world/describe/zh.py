@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sightling.world.describe.plan import reference
 from sightling.world.describe.words import Words
@@ -29,7 +28,7 @@ def measure_word(shape: str | None) -> str:
     return _MEASURES.get(shape or "", "个")
 
 
-def noun_phrase(mention: Mention, article: str, words: Words) -> str:
+def noun_phrase(mention: Mention, article: str, words: Words, place: bool = True) -> str:
     """The phrase for a mention, attributes in the order place, size, colour, texture, shape.
 
     Args:
@@ -38,6 +37,7 @@ def noun_phrase(mention: Mention, article: str, words: Words) -> str:
             without a number, as after 几) or anything else for the bare phrase, which Chinese uses both for "the"
             and for the plural.
         words: draws the words.
+        place: whether to say the mention's place.
     """
     adjectives: list[str] = []
     if mention.size is not None:
@@ -62,7 +62,7 @@ def noun_phrase(mention: Mention, article: str, words: Words) -> str:
         text = number(mention.count) + measure_word(mention.shape) + text
     elif article == "measure":
         text = measure_word(mention.shape) + text
-    if mention.place is not None:
+    if place and mention.place is not None:
         text = words.zh(PLACES[mention.place]) + "的" + text
     return text
 
@@ -101,7 +101,7 @@ def sentences(said: Description, detail: str, words: Words) -> str:
     text = []
     for mention in said.mentions:
         template = words.one_of(_PARAGRAPH) if detail == "paragraph" else kept
-        phrase = noun_phrase(replace(mention, place=None), "count", words)
+        phrase = noun_phrase(mention, "count", words, place=False)
         at = words.zh(PLACES[mention.place]) if mention.place is not None else ""
         text.append(template.format(a=phrase, at=at))
     for first, name, second in said.relations:

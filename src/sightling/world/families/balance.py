@@ -7,9 +7,10 @@ are then let through at the rate of the rarest answer of their group.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sightling.world.facts import ThingFact, facts_of
 from sightling.world.scene import Scene
@@ -28,21 +29,48 @@ _PASSES = 2
 
 Rates = dict[tuple[str, ...], dict[str, float]]
 
-
-@lru_cache(maxsize=4)
-def scenes(spec: SceneSpec) -> tuple[Scene, ...]:
-    """The pool of scenes that the rates of ``spec`` are measured on."""
-    return tuple(sample_scene(_FIRST_SEED + index, spec) for index in range(POOL))
+_T = TypeVar("_T")
 
 
-@lru_cache(maxsize=4)
-def pool(spec: SceneSpec) -> tuple[tuple[ThingFact, ...], ...]:
-    """The facts of the pool's scenes."""
-    return tuple(facts_of(scene) for scene in scenes(spec))
+class Tables:
+    """What is measured about a specification, each part when it is first needed (about a second in all)."""
+
+    def __init__(self, spec: SceneSpec) -> None:
+        self.spec = spec
+        self.made: dict[str, Any] = {}
+        self._rates: dict[str, Rates] = {}
+
+    @cached_property
+    def scenes(self) -> tuple[Scene, ...]:
+        """The pool of scenes that everything is measured on."""
+        return tuple(sample_scene(_FIRST_SEED + index, self.spec) for index in range(POOL))
+
+    @cached_property
+    def facts(self) -> tuple[tuple[ThingFact, ...], ...]:
+        """The facts of the pool's scenes."""
+        return tuple(facts_of(scene) for scene in self.scenes)
+
+    def rates(self, family: Family) -> Rates:
+        """How often to let each answer of a family pass, see :func:`measure`."""
+        if family.name not in self._rates:
+            self._rates[family.name] = measure(family, self)
+        return self._rates[family.name]
+
+    def once(self, name: str, make: Callable[[Tables], _T]) -> _T:
+        """Whatever a family prepares for a specification: made by ``make`` at the first call, then kept."""
+        if name not in self.made:
+            self.made[name] = make(self)
+        kept: _T = self.made[name]
+        return kept
 
 
-@lru_cache(maxsize=128)
-def rates(family: Family, spec: SceneSpec) -> Rates:
+@lru_cache(maxsize=8)
+def tables(spec: SceneSpec) -> Tables:
+    """The tables of a specification; the same object at every call."""
+    return Tables(spec)
+
+
+def measure(family: Family, known: Tables) -> Rates:
     """How often to let an answer pass, by group; groups and answers that need no thinning are left out.
 
     Only unevenness beyond chance is thinned: a group counts as even when the chi-square statistic of its answers lies
@@ -52,8 +80,8 @@ def rates(family: Family, spec: SceneSpec) -> Rates:
 
     rng = Random(0)
     counts: dict[tuple[str, ...], dict[str, int]] = {}
-    for scene in scenes(spec):
-        view = View(scene, spec, rng)
+    for scene in known.scenes:
+        view = View(scene, known.spec, rng)
         for _ in range(_PASSES):
             draft = family.propose(view, rng)
             if draft is not None and draft.choices:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from sightling.world.describe import LANGUAGES
 from sightling.world.describe.words import Words
 from sightling.world.facts import ThingFact, facts_of, place_is_clear
+from sightling.world.families.balance import tables
 from sightling.world.mentions import Mention
 from sightling.world.scene import Scene
 from sightling.world.scenes import SceneSpec, sample_scene
@@ -66,9 +67,11 @@ class View:
         scene: the scene asked about.
         spec: what it was drawn from.
         rng: draws the twin, at most once.
+
+    ``tables`` holds what was measured about ``spec``, see :mod:`~sightling.world.families.balance`.
     """
 
-    __slots__ = ("_twin", "facts", "rng", "scene", "spec", "things")
+    __slots__ = ("_twin", "facts", "rng", "scene", "spec", "tables", "things")
 
     def __init__(self, scene: Scene, spec: SceneSpec, rng: Random) -> None:
         self.scene = scene
@@ -77,6 +80,7 @@ class View:
         self.spec = spec
         self.rng = rng
         self._twin: tuple[ThingFact, ...] | None = None
+        self.tables = tables(spec)
 
     def twin(self) -> tuple[ThingFact, ...]:
         """The facts of an independent scene of the same specification; the same one at every call."""
@@ -90,18 +94,25 @@ class View:
         ``shape`` brings the glyph of a letter along. A plain texture and an unclear place are never used to refer.
         """
         fact = self.facts[index]
-        found = say(fact, names)
-        if found is None or ("place" in names and not place_is_clear(self.things[index])):
+        if "place" in names and not place_is_clear(self.things[index]):
             return None
-        for other, rest in enumerate(self.facts):
-            if other != index and found.fits(rest):
+        for rest in self.facts:
+            if (
+                rest is not fact
+                and all([getattr(rest, name) == getattr(fact, name) for name in names])
+                and (rest.glyph == fact.glyph or "shape" not in names)
+            ):
                 return None
-        return found
+        return say(fact, names)
 
     def reference(self, index: int, ways: Sequence[Sequence[str]], rng: Random) -> Mention | None:
         """One of the ``ways`` of referring that are unique to the thing, drawn evenly; ``None`` when none is."""
-        found = [mention for names in ways if (mention := self.mention(index, names)) is not None]
-        return found[int(rng.random() * len(found))] if found else None
+        left = list(ways)
+        while left:
+            found = self.mention(index, left.pop(int(rng.random() * len(left))))
+            if found is not None:
+                return found
+        return None
 
     def extreme(self, index: int) -> list[str]:
         """The sides to which the thing lies clearly farther than all others; none when it is alone."""
@@ -201,6 +212,8 @@ class Family:
     def text(self, draft: Draft, language: str, words: Words) -> str:
         """The question in words, first letter capital."""
         template = words.one_of(self.templates[language][draft.form])
+        if not draft.slots:
+            return template[0].upper() + template[1:]
         module = LANGUAGES[language]
         text = template.format(**{name: _Said(slot, module, words) for name, slot in draft.slots.items()})
         return text[0].upper() + text[1:]

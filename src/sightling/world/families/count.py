@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from random import Random
 
 import numpy as np
 
 from sightling.world.facts import ThingFact
-from sightling.world.families.balance import pool
+from sightling.world.families.balance import Tables
 from sightling.world.families.base import Draft, Family, View, one, pick, say
 from sightling.world.mentions import Mention
 from sightling.world.scenes import SceneSpec
@@ -79,14 +78,14 @@ def _counts(facts: Sequence[ThingFact], names: tuple[str, ...], values: frozense
     return counts
 
 
-@lru_cache(maxsize=16)
-def plans(spec: SceneSpec) -> tuple[_Plan, ...]:
-    """The kinds of count question that scenes of ``spec`` can carry in balance."""
+def plans(tables: Tables) -> tuple[_Plan, ...]:
+    """The kinds of count question that the scenes of a specification can carry in balance."""
+    spec = tables.spec
     found = []
     for kind, names, values in _kinds(spec):
         known = frozenset(values)
-        shown = np.zeros((len(pool(spec)), spec.max_things + 1), dtype=bool)
-        for row, facts in enumerate(pool(spec)):
+        shown = np.zeros((len(tables.facts), spec.max_things + 1), dtype=bool)
+        for row, facts in enumerate(tables.facts):
             counts = _counts(facts, names, known)
             shown[row, list(counts.values())] = True
             shown[row, 0] = len(counts) < len(values)
@@ -126,7 +125,7 @@ def propose(view: View, rng: Random) -> Draft | None:
             return None
         choices = tuple(str(count) for count in range(spec.min_things, spec.max_things + 1))
         return Draft("total", str(len(view.facts)), choices, {"a": Mention()}, ("total",))
-    known = plans(spec)
+    known = view.tables.once("count", plans)
     if not known:
         return None
     plan = pick(known, rng)

@@ -66,19 +66,24 @@ def _compare(facts: tuple[ThingFact, ...], twin: tuple[ThingFact, ...], yes: boo
         only_here = [said for said in first if said not in second]
         # Both differences must hold something, or the level would be asked with one answer more than the other.
         if only_here and any(said not in first for said in second):
-            return Draft("is", "yes" if yes else "no", YES_NO, {"a": pick(only_here, rng)}, ("is",))
+            said = pick(only_here, rng)
+            # "Any red letters A" would be odd: a letter that is told is spoken of in the singular.
+            return Draft("sign" if said.glyph else "is", "yes" if yes else "no", YES_NO, {"a": said}, ("is",))
     return None
 
 
 _WORDS = {"en": {"yes": "yes", "no": "no"}, "zh": {"yes": "有", "no": "没有"}}
+
+_ONE = ("is there {a:a}?", "do you see {a:a}?", "can you find {a:a}?")
+_ZH = ("图中有没有{a}？", "图中有{a}吗？", "有没有{a}？", "这里有没有{a}？")
 
 FAMILY = Family(
     name="existence",
     about="is there such a thing, yes or no",
     propose=propose,
     templates={
-        "en": {"is": ("is there {a:a}?", "are there any {a:many}?", "do you see {a:a}?", "can you find {a:a}?")},
-        "zh": {"is": ("图中有没有{a}？", "图中有{a}吗？", "有没有{a}？", "这里有没有{a}？")},
+        "en": {"is": (*_ONE, "are there any {a:many}?"), "sign": _ONE},
+        "zh": {"is": _ZH, "sign": _ZH},
     },
     word=lambda language, form, answer: _WORDS[language][answer],
     thinned=False,

@@ -38,6 +38,7 @@ CAPTION = Family(
     },
     word=_no_word,
     write=_writer("short"),
+    thinned=False,
 )
 
 DESCRIPTION = Family(
@@ -56,4 +57,5 @@ DESCRIPTION = Family(
     },
     word=_no_word,
     write=_writer("detailed"),
+    thinned=False,
 )
