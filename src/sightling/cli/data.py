@@ -243,7 +243,8 @@ def _turn(turn: Any) -> Text:
             line.append(part, style="not bold")
             continue
         try:
-            line.append("[{} {} x {}] ".format(part.name, *part.size()), style="not bold cyan")
+            crop = f" box {part.box}" if part.box is not None else ""
+            line.append(f"[{part.name}{crop} {' x '.join(map(str, part.size()))}] ", style="not bold cyan")
         except UserError as error:
             line.append(f"[{error}] ", style="not bold red")
     return line

@@ -1,7 +1,8 @@
 """Rows of a parquet file in bounded memory, one after another or by number.
 
 A row group is the smallest piece that parquet can seek to, and writers' defaults make it a million rows: with
-pictures inside, tens of gigabytes. So rows are handled by *windows*: runs of neighbouring rows of one row group
+pictures inside, tens of gigabytes (what is decoded at once is a page, which writers end every 1,024 rows or so). So
+rows are handled by *windows*: runs of neighbouring rows of one row group
 of about ``WINDOW_BYTES``. Windows of one row group are cheap to read in order and dear to read out of it, which
 is what :meth:`ParquetRows.permutation` is for.
 """

@@ -194,16 +194,11 @@ def _sample(row: _Row, picture: str, language: str, columns: Columns, gallery: G
         problems.append(f"there is no picture: {', '.join(columns.every_picture)} are empty")
     if problems:
         raise RecordError(*problems)
-    return question(
-        text,
-        gallery.picture(row.cells[picture]),
-        answer=answer,
-        source="picture_table",
-        family="name" if not columns.question else "question",
-        language=language,
-        picture=picture,
-        **{key: cell for key, cell in row.cells.items() if key not in columns.every_picture and key.isidentifier()},
-    )
+    turns = question(text, gallery.picture(row.cells[picture]), answer=answer).turns
+    # The row's other cells are there to group and split by; a column called "family" says it better than we can.
+    meta = {"source": "picture_table", "family": "question" if columns.question else "name"}
+    meta |= {key: cell for key, cell in row.cells.items() if key not in columns.every_picture}
+    return Sample(turns, meta | {"language": language, "picture": picture})
 
 
 def _read(path: Path, images_root: Path | None, options: Options) -> Iterator[Record]:
