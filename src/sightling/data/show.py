@@ -182,7 +182,8 @@ def _parts(turn: Turn, problems: list[str]) -> Iterator[dict[str, str]]:
         except UserError as error:
             problems.append(str(error))
             continue
-        yield {"picture": _uri(image), "name": part.name, "size": f"{image.width} x {image.height}"}
+        crop = f", box {part.box}" if part.box is not None else ""
+        yield {"picture": _uri(image), "name": part.name + crop, "size": f"{image.width} x {image.height}"}
 
 
 def shortened(value: Any, most: int = 120) -> str:

@@ -178,8 +178,11 @@ class Look:
         """``"folder"``, ``"parquet"``, ``"json"``, ``"text"`` or ``"binary"``."""
         if self.path.is_dir():
             return "folder"
-        with self.path.open("rb") as handle:
-            start = handle.read(4096)
+        try:
+            with self.path.open("rb") as handle:
+                start = handle.read(4096)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
         if start.startswith(b"PAR1"):
             return "parquet"
         if b"\0" in start:
