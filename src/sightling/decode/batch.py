@@ -1,0 +1,213 @@
+"""Greedy answers for many samples at once: what an evaluation waits for.
+
+Legend: ``B`` rows, ``T`` tokens, ``U`` trunks, ``D`` width, ``V`` vocabulary.
+
+Samples about the same pictures are answered side by side. What they share, the trunk up to the end of
+the pictures, runs through the language model once, and its keys and values are handed to every question
+about it. Rows that have ended leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from sightling.data.sample import Picture, Sample
+from sightling.decode.prompt import at_rest, encode_prompt, forbidden_ids, room, stop_ids
+from sightling.decode.visual import encode_pictures, in_row_order
+from sightling.errors import UserError
+from sightling.model.modeling import VisionLanguageModel
+from sightling.model.processor import Encoded, VisionLanguageProcessor
+
+Progress = Callable[[int, int], None]
+"""Called with (samples answered, samples in all) after each batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A sample's place in the list, its prompt, how many tokens its answer may have."""
+
+    index: int
+    prompt: Encoded
+    budget: int
+
+    @property
+    def trunk(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What other rows may share: the pictures (the same objects) and the tokens around them."""
+        first = self.prompt.pictures[: self.prompt.trunk_pictures]
+        return tuple(id(picture) for picture in first), self.prompt.input_ids[: self.prompt.trunk]
+
+
+def answer_all(
+    model: VisionLanguageModel,
+    processor: VisionLanguageProcessor,
+    samples: Sequence[Sample],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> list[str]:
+    """The model's greedy answers, in the order of the samples; a closing assistant turn is ignored.
+
+    The same answers as ``model.generate(do_sample=False)`` gives each sample alone (to rounding: where two
+    tokens are equally likely to seven digits, a batch may prefer the other). A ``Picture`` object that
+    several samples share is encoded once.
+
+    Raises:
+        UserError: a picture cannot be read, or a prompt fills the model's context.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size = {batch_size} is too few; at least 1 is needed")
+    rows = []
+    for index, sample in enumerate(samples):
+        prompt = encode_prompt(processor, sample)
+        rows.append(_Row(index, prompt, room(model, len(prompt.input_ids), max_new_tokens)))
+    answers = [""] * len(rows)
+    done = 0
+    with torch.inference_mode(), at_rest(model):
+        features = _Features(model, processor, rows)
+        for batch in _batches(rows, batch_size):
+            features.need(batch)
+            for row, ids in zip(batch, _answer(model, processor, batch, features)):
+                answers[row.index] = processor.decode_answer(ids)
+            features.release(batch)
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(rows))
+    return answers
+
+
+def _batches(rows: Sequence[_Row], batch_size: int) -> Iterator[list[_Row]]:
+    """Batches in which rows that share a trunk are neighbours; longest prompts first.
+
+    The longest come first so that what does not fit into memory is found at once.
+    """
+    groups: dict[object, list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(row.trunk, []).append(row)
+    ordered = sorted(groups.values(), key=lambda group: -max(len(row.prompt.input_ids) for row in group))
+    flat = [row for group in ordered for row in group]
+    for start in range(0, len(flat), batch_size):
+        yield flat[start : start + batch_size]
+
+
+class _Features:
+    """Visual tokens by picture, kept from the first batch that needs them to the last."""
+
+    def __init__(self, model: VisionLanguageModel, processor: VisionLanguageProcessor, rows: Sequence[_Row]) -> None:
+        self._model = model
+        self._processor = processor
+        self._uses = Counter(id(picture) for row in rows for picture in row.prompt.pictures)
+        self._known: dict[int, Tensor] = {}
+
+    def need(self, batch: Sequence[_Row]) -> None:
+        """Encode the pictures of a batch that are not known yet."""
+        pictures = {id(picture): picture for row in batch for picture in row.prompt.pictures}
+        fresh = [picture for key, picture in pictures.items() if key not in self._known]
+        for picture, tokens in zip(fresh, encode_pictures(self._model, self._processor, fresh)):
+            self._known[id(picture)] = tokens
+
+    def release(self, batch: Sequence[_Row]) -> None:
+        """Forget the pictures that no later row asks about."""
+        for row in batch:
+            for picture in row.prompt.pictures:
+                self._uses[id(picture)] -= 1
+                if not self._uses[id(picture)]:
+                    del self._known[id(picture)]
+
+    def of(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        """The tokens_NQD of each picture."""
+        return [self._known[id(picture)] for picture in pictures]
+
+
+@dataclass
+class _State:
+    """Where a batch stands: its cache, which cached tokens_BT count, the next position_B."""
+
+    cache: DynamicCache
+    valid_BT: Tensor
+    next_B: Tensor
+
+    def select(self, rows: Tensor) -> None:
+        """Keep (or repeat) these rows only."""
+        self.cache.batch_select_indices(rows)
+        self.valid_BT, self.next_B = self.valid_BT[rows], self.next_B[rows]
+
+
+def _feed(
+    model: VisionLanguageModel, state: _State, tokens: Sequence[Sequence[int]], features: list[Tensor], pad: int
+) -> Tensor:
+    """Run further tokens, left-padded to one length, behind what is cached; hidden_BD of each row's last."""
+    length = max(len(row) for row in tokens)
+    ids_BT = torch.tensor([[pad] * (length - len(row)) + list(row) for row in tokens], device=model.device)
+    sizes_B = torch.tensor([len(row) for row in tokens], device=model.device)
+    offset_BT = torch.arange(length, device=model.device) - (length - sizes_B)[:, None]
+    state.valid_BT = torch.cat([state.valid_BT, offset_BT >= 0], dim=1)
+    positions_BT = (state.next_B[:, None] + offset_BT).clamp_min(0)
+    state.next_B = state.next_B + sizes_B
+    output = model.decode(
+        ids_BT,
+        image_features_NQD=in_row_order(features),
+        # Without padding transformers takes its faster way.
+        attention_mask=None if bool(state.valid_BT.all()) else state.valid_BT.long(),
+        position_ids_BT=positions_BT,
+        past_key_values=state.cache,
+        use_cache=True,
+    )
+    return output.last_hidden_state[:, -1]
+
+
+def _prefill(
+    model: VisionLanguageModel, batch: Sequence[_Row], features: _Features, pad: int
+) -> tuple[_State, Tensor]:
+    """The prompts of a batch into a fresh cache: (state, hidden_BD at each prompt's last token)."""
+    trunks: dict[object, int] = {}
+    for row in batch:
+        trunks.setdefault(row.trunk, len(trunks))
+    cache = DynamicCache(config=model.language_model.config)
+    # A layer of another kind (a sliding window, a state) counts the padding between trunk and question.
+    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+    shared = plain and len(trunks) < len(batch) and any(row.prompt.trunk for row in batch)
+    firsts = list({row.trunk: row for row in reversed(batch)}[key] for key in trunks) if shared else []
+    empty = torch.zeros(len(firsts or batch), 0, dtype=torch.bool, device=model.device)
+    state = _State(cache, empty, torch.zeros(len(firsts or batch), dtype=torch.long, device=model.device))
+    if shared:
+        opening = [tokens for row in firsts for tokens in features.of(row.prompt.pictures[: row.prompt.trunk_pictures])]
+        _feed(model, state, [row.prompt.input_ids[: row.prompt.trunk] for row in firsts], opening, pad)
+        state.select(torch.tensor([trunks[row.trunk] for row in batch], device=model.device))
+    starts = [(row.prompt.trunk, row.prompt.trunk_pictures) if shared else (0, 0) for row in batch]
+    rest = [row.prompt.input_ids[start:] for row, (start, _) in zip(batch, starts)]
+    pictures = [picture for row, (_, seen) in zip(batch, starts) for picture in row.prompt.pictures[seen:]]
+    return state, _feed(model, state, rest, features.of(pictures), pad)
+
+
+def _answer(
+    model: VisionLanguageModel, processor: VisionLanguageProcessor, batch: Sequence[_Row], features: _Features
+) -> list[list[int]]:
+    """Greedy token ids of each row's answer, the stop token not among them."""
+    stops, forbidden = stop_ids(model, processor), list(forbidden_ids(model))
+    head, pad = model.get_output_embeddings(), processor.pad_token_id
+    answers: list[list[int]] = [[] for _ in batch]
+    rows = list(range(len(batch)))
+    state, hidden_BD = _prefill(model, batch, features, pad)
+    while True:
+        logits_BV = head(hidden_BD)
+        logits_BV[:, forbidden] = -torch.inf
+        chosen = logits_BV.argmax(-1).tolist()
+        going = []
+        for place, (row, token) in enumerate(zip(rows, chosen)):
+            if token not in stops:
+                answers[row].append(token)
+                if len(answers[row]) < batch[row].budget:
+                    going.append(place)
+        if not going:
+            return answers
+        if len(going) < len(rows):
+            state.select(torch.tensor(going, device=model.device))
+            rows = [rows[place] for place in going]
+        hidden_BD = _feed(model, state, [[chosen[place]] for place in going], [], pad)

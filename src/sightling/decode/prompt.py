@@ -1,0 +1,86 @@
+"""What every way of decoding needs to know: the prompt, where an answer ends, how long it may grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.nn as nn
+
+from sightling.data.sample import Sample
+from sightling.errors import UserError
+from sightling.model.modeling import VisionLanguageModel
+from sightling.model.processor import Encoded, VisionLanguageProcessor
+
+
+def prompt_of(sample: Sample) -> Sample:
+    """The sample without a closing assistant turn: what is asked, not what would be right."""
+    if sample.turns and sample.turns[-1].role == "assistant":
+        return Sample(sample.turns[:-1], sample.meta)
+    return sample
+
+
+def encode_prompt(processor: VisionLanguageProcessor, sample: Sample) -> Encoded:
+    """A prompt as tokens, up to and with the opening of the assistant's turn.
+
+    Raises:
+        UserError: the sample has no turn to answer, or a picture of it cannot be read.
+    """
+    return processor.encode(prompt_of(sample), prompt_only=True)
+
+
+def stop_ids(model: VisionLanguageModel, processor: VisionLanguageProcessor) -> frozenset[int]:
+    """The tokens that end an answer: the template's, and those that the generation configuration names."""
+    return frozenset({processor.stop_token_id, *_listed(model.generation_config.eos_token_id)})
+
+
+def forbidden_ids(model: VisionLanguageModel) -> tuple[int, ...]:
+    """The tokens an answer never holds.
+
+    The image placeholder stands for a picture, and an answer brings none: without this a badly trained
+    model could ask for a visual token that does not exist. Further ones by ``suppress_tokens``.
+    """
+    return tuple(sorted({model.config.image_token_id, *_listed(model.generation_config.suppress_tokens)}))
+
+
+def _listed(value: int | list[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)
+
+
+def context_limit(model: VisionLanguageModel) -> int | None:
+    """How many tokens, visual ones included, the language model can hold; None where its kind has no limit."""
+    limit = getattr(model.language_model.config, "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def room(model: VisionLanguageModel, prompt_tokens: int, max_new_tokens: int) -> int:
+    """How many new tokens, ``max_new_tokens`` at most, fit behind a prompt.
+
+    Raises:
+        UserError: none does, or ``max_new_tokens`` is below 1.
+    """
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens = {max_new_tokens} is too few; at least 1 is needed")
+    limit = context_limit(model)
+    if limit is None:
+        return max_new_tokens
+    if prompt_tokens >= limit:
+        raise UserError(
+            f"the conversation holds {prompt_tokens:,} tokens, visual ones included, and leaves no room for an "
+            f"answer: the model's context is {limit:,} tokens"
+        )
+    return min(max_new_tokens, limit - prompt_tokens)
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode (no dropout); every part is put back as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
