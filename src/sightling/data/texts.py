@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from sightling.data.source import SOURCES, Source
 from sightling.data.world import WorldOptions, WorldSource
 from sightling.errors import UserError
-from sightling.parts import Part
+from sightling.parts import Part, make
 from sightling.registry import Registry
 
 
@@ -53,7 +54,7 @@ class WorldText:
         sample = samples[Random(index).randrange(len(samples))]
         question, answer = (turn.text for turn in sample.turns)
         open_ended = not sample.meta["choices"]
-        return answer if open_ended else f"{question} {answer}"
+        return answer if open_ended else f"{question}\n{answer}"
 
 
 @TEXTS.register("world")
@@ -65,6 +66,40 @@ class WorldTextOptions(TextOptions, WorldOptions):
     def open(self, seed: int) -> WorldText:  # type: ignore[override]
         """Texts of this section's scenes."""
         return WorldText(WorldOptions.open(self, seed))
+
+
+class SampleText:
+    """The words of any source of samples, questions and answers alike, one text a group."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def text(self, index: int) -> str:
+        """What is said in group ``index``, a turn a line."""
+        return "\n".join(turn.text for sample in self.source.group(index) for turn in sample.turns)
+
+
+@TEXTS.register("samples")
+class SampleTextOptions(TextOptions):
+    """The words of a data source: ``data`` is a ``data`` section of its own."""
+
+    data: dict[str, Any]
+
+    @field_validator("data")
+    @classmethod
+    def _data(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            make(SOURCES, value, "data")
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    def open(self, seed: int) -> SampleText:
+        """Texts of that source."""
+        return SampleText(make(SOURCES, self.data, "data").open(seed))
 
 
 class Lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import chain
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -16,9 +17,17 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+ROLE_REPEATS = 10_000
+"""How often each role's name stands in the tokenizer's training text, so that it becomes one token."""
 
-def train_bpe(texts: Iterable[str], vocab_size: int, template: Template) -> PreTrainedTokenizerFast:
+
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, template: Template, max_token_length: int | None = None
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE of at most ``vocab_size`` tokens, control tokens first.
+
+    ``max_token_length`` is the most bytes of a token: a Chinese phrase has no spaces, so without a limit
+    common phrases become one token each, and the model never sees the words they are made of.
 
     Source of the method: GPT-2's byte-level BPE with Qwen2's splitting pattern.
 
@@ -39,10 +48,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int, template: Template) -> PreT
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(template.control),
+        max_token_length=max_token_length,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    # Every prompt holds the roles' names; spelt in letters they would cost more than a short answer.
+    roles = [role + "\n" for role in template.opens] * ROLE_REPEATS
+    tokenizer.train_from_iterator(chain(roles, texts), trainer)
     return wrap(tokenizer, template)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from pydantic import Field
 from torch import Tensor
 from transformers import CLIPVisionConfig, PreTrainedConfig, SiglipVisionConfig
 from transformers.models.clip.modeling_clip import CLIPVisionModel
@@ -18,7 +17,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from sightling.errors import UserError, nearest
 from sightling.parts import Part
-from sightling.sight.stem import ConvStem
+from sightling.sight.stem import ConvStem, Stem
 
 MEANS = {"half": (0.5, 0.5, 0.5), "clip": (0.48145466, 0.4578275, 0.40821073), "imagenet": (0.485, 0.456, 0.406)}
 DEVIATIONS = {"half": (0.5, 0.5, 0.5), "clip": (0.26862954, 0.26130258, 0.27577711), "imagenet": (0.229, 0.224, 0.225)}
@@ -44,7 +43,7 @@ class EncoderOptions(Part):
     layer: int = -1
     keep_cls: bool = False
     normalise: str = "half"
-    stem: list[int] = Field(default_factory=list)
+    stem: Stem | None = None
 
 
 def tower_config(options: Mapping[str, Any], where: str = "model.encoder") -> PreTrainedConfig:
@@ -77,9 +76,6 @@ class Encoder(nn.Module):
     Shapes: ``uint8`` (or already normalised float) pixels_NCHW to features_NPD.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, config: PreTrainedConfig, options: EncoderOptions) -> None:
         super().__init__()
         if config.model_type not in TOWERS:
@@ -87,12 +83,9 @@ class Encoder(nn.Module):
         self.config = config
         self.options = options
         self.tower = TOWERS[config.model_type][1](config)
-        if options.stem:
+        if options.stem is not None:
             embeddings = self._embeddings()
             embeddings.patch_embedding = ConvStem(options.stem, config.hidden_size, config.patch_size)
-        for name, table in (("mean", MEANS), ("deviation", DEVIATIONS)):
-            values = torch.tensor(table[options.normalise]) * 255.0
-            self.register_buffer(name, values.view(1, 3, 1, 1), persistent=False)
 
     def _embeddings(self) -> Any:
         inner = getattr(self.tower, "vision_model", self.tower)
@@ -117,7 +110,11 @@ class Encoder(nn.Module):
         """``uint8`` pixels to the tower's normalised floats; floats pass unchanged."""
         if pixels_NCHW.dtype != torch.uint8:
             return pixels_NCHW
-        return (pixels_NCHW.to(self.mean.dtype) - self.mean) / self.deviation
+        # Made here, not kept as buffers: transformers leaves buffers that are not saved without values when it loads.
+        dtype, device = next(self.parameters()).dtype, pixels_NCHW.device
+        mean = torch.tensor(MEANS[self.options.normalise], device=device).view(1, 3, 1, 1) * 255.0
+        deviation = torch.tensor(DEVIATIONS[self.options.normalise], device=device).view(1, 3, 1, 1) * 255.0
+        return ((pixels_NCHW.float() - mean) / deviation).to(dtype)
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """Features of the chosen layer; the CLS token is dropped unless it is kept."""

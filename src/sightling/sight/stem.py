@@ -1,6 +1,6 @@
 """A convolutional stem for a small vision transformer.
 
-A stack of stride-2 convolutions in place of the single patch convolution. Small transformers that
+A stack of 3x3 convolutions in place of the single patch convolution. Small transformers that
 train from nothing learn local features with it in fewer steps (Xiao et al. 2021, "Early
 Convolutions Help Transformers See Better"). It costs portability: serving engines know only the
 plain patch convolution, so a recipe chooses.
@@ -10,30 +10,69 @@ Legend: ``N`` pictures, ``C`` channels, ``H`` ``W`` pixels or patches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch.nn as nn
+from pydantic import Field
 from torch import Tensor
 
 from sightling.errors import UserError
+from sightling.parts import Part
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "layer": lambda width: nn.GroupNorm(1, width),
+    "group": lambda width: nn.GroupNorm(max(1, width // 16), width),
+}
+"""What normalises after each convolution, by name."""
+
+
+class Stem(Part):
+    """A stem's shape.
+
+    Attributes:
+        channels: width after each halving of the side; ``2 ** len(channels)`` must be the patch size.
+        down: how a side is halved: ``pool`` (a convolution at full size, then the maximum of 2x2) or ``stride``
+            (a convolution that takes every second place: cheaper, and shapes are learned far later).
+        blocks: residual 3x3 convolutions after each of them; none when left out.
+        norm: ``batch``, ``layer`` or ``group``.
+    """
+
+    channels: list[int] = Field(min_length=1)
+    blocks: list[int] = Field(default_factory=list)
+    norm: Literal["batch", "layer", "group"] = "batch"
+    down: Literal["pool", "stride"] = "pool"
 
 
 class ConvStem(nn.Module):
-    """Stride-2 3x3 convolutions until one cell is one patch, then a 1x1 projection to the width.
+    """3x3 convolutions, each halving the side, until one cell is one patch, then a 1x1 projection to the width.
 
-    ``channels`` gives the width after each convolution; ``2 ** len(channels)`` must be the patch size.
     Shapes: pixels_NCHW to features of ``(N, hidden_size, H / patch_size, W / patch_size)``.
+
+    Raises:
+        UserError: the convolutions do not make the patch size, or ``blocks`` and ``channels`` differ in number.
     """
 
-    def __init__(self, channels: list[int], hidden_size: int, patch_size: int) -> None:
+    def __init__(self, shape: Stem, hidden_size: int, patch_size: int) -> None:
         super().__init__()
+        channels, blocks = shape.channels, shape.blocks or [0] * len(shape.channels)
         if 2 ** len(channels) != patch_size:
             raise UserError(
-                f"encoder.stem has {len(channels)} stride-2 convolutions, which makes patches of "
+                f"encoder.stem halves the side {len(channels)} times, which makes patches of "
                 f"{2 ** len(channels)} pixels; patch_size is {patch_size}"
             )
+        if len(blocks) != len(channels):
+            raise UserError(f"encoder.stem has {len(channels)} channels but {len(blocks)} blocks; one each is right")
         layers: list[nn.Module] = []
         before = 3
-        for width in channels:
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(1, width), nn.GELU("tanh")]
+        for width, repeats in zip(channels, blocks, strict=True):
+            stride = 2 if shape.down == "stride" else 1
+            layers.append(_step(before, width, stride, shape.norm))
+            if shape.down == "pool":
+                layers.append(nn.MaxPool2d(2))
+            layers += [Residual(_step(width, width, 1, shape.norm)) for _ in range(repeats)]
             before = width
         self.layers = nn.Sequential(*layers)
         self.projection = nn.Conv2d(before, hidden_size, 1)
@@ -46,3 +85,20 @@ class ConvStem(nn.Module):
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """See the class."""
         return self.projection(self.layers(pixels_NCHW))
+
+
+class Residual(nn.Module):
+    """The input and what the inner module makes of it, added."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, features_NCHW: Tensor) -> Tensor:
+        """Same shape in and out."""
+        return features_NCHW + self.inner(features_NCHW)
+
+
+def _step(before: int, width: int, stride: int, norm: str) -> nn.Sequential:
+    convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(convolution, NORMS[norm](width), nn.GELU("tanh"))

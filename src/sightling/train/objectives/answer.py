@@ -5,6 +5,9 @@ Samples about one picture share it in a packed row (:mod:`sightling.train.packin
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+from random import Random
 from typing import Any
 
 import torch
@@ -12,6 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sightling.data.augment import Augment
+from sightling.data.sample import Picture, Sample
 from sightling.data.source import SOURCES, Source
 from sightling.model.modeling import IGNORED
 from sightling.model.processor import Encoded, VisionLanguageProcessor
@@ -26,11 +31,13 @@ class AnswerOptions(Part):
     """``max_length``: no row is longer. ``pack``: several documents a row; otherwise a row each.
 
     ``share``: samples about one picture share its tokens; otherwise each has its own copy.
+    ``augment``: how pictures are changed each time they are seen; nothing when left out.
     """
 
     max_length: int = Field(default=1024, ge=16)
     pack: bool = True
     share: bool = True
+    augment: Augment = Augment()
 
 
 class Groups(Dataset[Any]):
@@ -42,7 +49,10 @@ class Groups(Dataset[Any]):
         self.options = options
 
     def __getitem__(self, index: int) -> list[tuple[Document, Tensor | None]]:
-        encoded = [self.processor.encode(sample) for sample in self.source.group(index)]
+        samples = list(self.source.group(index))
+        if self.options.augment != Augment():
+            samples = augmented(samples, self.options.augment)
+        encoded = [self.processor.encode(sample) for sample in samples]
         known: dict[int, Tensor] = {}
         items: list[tuple[Document, Tensor | None]] = []
         for group in _together(encoded, self.options.share):
@@ -54,6 +64,23 @@ class Groups(Dataset[Any]):
             tiles = [known[id(picture)] for picture in whole.pictures]
             items.append((whole.without_pictures(), torch.cat(tiles) if tiles else None))
         return items
+
+
+def augmented(samples: list[Sample], augment: Augment) -> list[Sample]:
+    """The samples with their pictures changed; what was one picture stays one. Draws from Python's generator."""
+    changed: dict[int, Picture] = {}
+
+    def change(part: str | Picture) -> str | Picture:
+        if isinstance(part, str):
+            return part
+        if id(part) not in changed:
+            changed[id(part)] = augment(part, Random(random.getrandbits(64)))
+        return changed[id(part)]
+
+    return [
+        replace(sample, turns=tuple(replace(turn, parts=tuple(map(change, turn.parts))) for turn in sample.turns))
+        for sample in samples
+    ]
 
 
 class FiniteGroups(Groups):

@@ -39,7 +39,8 @@ class Objective(ABC):
     """
 
     Options: ClassVar[type[Part]] = Part
-    sources: ClassVar[Registry[type[Part]]]
+    # Any registry of parts: each objective knows what its own sources offer beyond their options.
+    sources: ClassVar[Registry[Any]]
 
     def __init__(self, model: nn.Module, processor: Any, options: Part, data: Part, seed: int) -> None:
         self.model = model

@@ -28,9 +28,14 @@ from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
 
 
 class ContrastiveOptions(Part):
-    """``loss``: ``sigmoid`` or ``softmax``; ``width`` and ``layers`` of the text tower; ``max_length`` of a caption."""
+    """``loss``: ``sigmoid`` or ``softmax``; ``width`` and ``layers`` of the text tower; ``max_length`` of a caption.
+
+    ``pool`` makes one vector of a picture's features: ``max`` lets one patch speak for a thing wherever it
+    is, which small encoders learn from in far fewer steps than from the ``mean``.
+    """
 
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    pool: Literal["max", "mean"] = "max"
     width: int = Field(default=128, ge=8)
     layers: int = Field(default=2, ge=1)
     max_length: int = Field(default=128, ge=4)
@@ -74,6 +79,7 @@ class Towers(nn.Module):
     def __init__(self, vocabulary: int, picture_width: int, options: ContrastiveOptions) -> None:
         super().__init__()
         width = options.width
+        self.pool = options.pool
         self.words = nn.Embedding(vocabulary, width)
         self.places = nn.Embedding(options.max_length, width)
         layer = nn.TransformerEncoderLayer(
@@ -88,8 +94,9 @@ class Towers(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-10.0 if sigmoid else 0.0), requires_grad=sigmoid)
 
     def picture(self, features_BPD: Tensor) -> Tensor:
-        """Unit vectors_BD: the mean of a picture's features, projected."""
-        return F.normalize(self.picture_projection(features_BPD.mean(1)), dim=-1)
+        """Unit vectors_BD: a picture's features pooled over its patches, projected."""
+        pooled_BD = features_BPD.amax(1) if self.pool == "max" else features_BPD.mean(1)
+        return F.normalize(self.picture_projection(pooled_BD), dim=-1)
 
     def caption(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor:
         """Unit vectors_BD: the mean over a caption's real tokens, projected."""

@@ -16,12 +16,16 @@ from sightling.train.steps.base import STEPS, StageStep, StepContext
 
 @STEPS.register("tokenizer")
 class TokenizerStep(StageStep):
-    """Trains on ``texts`` texts of ``data`` (any text source); the model's size of vocabulary follows from it."""
+    """Trains on ``texts`` texts of ``data`` (any text source); the model's size of vocabulary follows from it.
+
+    ``max_token_length`` is the most bytes of a token (a Chinese character has three).
+    """
 
     folder = "tokenizer"
     data: dict[str, Any]
     texts: int = Field(default=20_000, gt=0)
     vocab_size: int = Field(default=1024, gt=0)
+    max_token_length: int | None = Field(default=None, ge=1)
     template: str = "chatml"
 
     @field_validator("data")
@@ -33,7 +37,7 @@ class TokenizerStep(StageStep):
     def run(self, context: StepContext) -> dict[str, Any]:
         """Write the tokenizer's files; say how many tokens a text takes."""
         source = make(TEXTS, self.data, "data").open(context.seed)
-        tokenizer = train_bpe(self._texts(source), self.vocab_size, TEMPLATES.get(self.template))
+        tokenizer = train_bpe(self._texts(source), self.vocab_size, TEMPLATES.get(self.template), self.max_token_length)
         tokenizer.save_pretrained(context.output)
         probe = [source.text(index) for index in range(min(200, self._count(source)))]
         characters = sum(len(text) for text in probe)
@@ -46,5 +50,3 @@ class TokenizerStep(StageStep):
     def _texts(self, source: TextSource) -> Iterator[str]:
         for index in range(self._count(source)):
             yield source.text(index)
-
-
