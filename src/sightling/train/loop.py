@@ -121,8 +121,9 @@ class StageLoop:
         extra = objective.extra()
         if extra is not None:
             self.parts[EXTRA], self.rates[EXTRA] = extra, stage.learning_rate
-        self.alone = Whole(model, objective, extra)
-        self.whole = self.accelerator.prepare(self.alone)
+        self.alone = Whole(model, objective, extra).to(self.device)
+        # One process needs no wrapper, and accelerate would hold on to the objective and its data.
+        self.whole = self.accelerator.prepare(self.alone) if self.ranks > 1 else self.alone
         # Made after the move: an optimizer's choices depend on where its parameters are.
         self.optimizers = build_optimizers(stage, self.parts, self.rates)
         self.trained = list(self.optimizers.parameters())

@@ -95,7 +95,7 @@ class StageProgress:
     def say(self, line: str) -> None:
         """Print a line without tearing the bar."""
         if not self.quiet:
-            self.console.print(line, highlight=False, markup=False)
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _print_line(self) -> None:
         said = [f"{self.stage} {self.step}/{self.total}", f"loss {self._said['loss']}", self._said["speed"]]

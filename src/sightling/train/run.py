@@ -103,6 +103,11 @@ def run(
         Interrupted: Ctrl-C or SIGTERM; what was learnt is saved.
     """
     checked = check_recipe(recipe)
+    if build is None:
+        from sightling.model.build import ModelSection
+
+        # The model is built after the stages that it needs (a tokenizer's); its keys can be wrong now.
+        validate(ModelSection, recipe.model, f"{recipe.source}: model")
     check_trackers(recipe.report_to, recipe.source)
     with Stopping() as stopping:
         try:
@@ -131,6 +136,8 @@ class _Run:
         self.threads = choose_threads(threads)
         # Precision is ours to choose, stage by stage; text-only batches leave the encoder without gradients.
         self.accelerator = Accelerator(
+            # Said outright: without an accelerator, accelerate would take torchrun's processes for single ones.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision="no",
             log_with=recipe.report_to or None,
             project_dir=str(self.path / "logs"),
@@ -198,7 +205,8 @@ class _Run:
         if finished:
             self._save_model(finished, folder)
         if folder is not None:
-            told = "this run was finished already" if done_before else f"finished in {short_time(time.perf_counter() - started)}"
+            took = short_time(time.perf_counter() - started)
+            told = "this run was finished already" if done_before else f"finished in {took}"
             self.say(f"{told}; the result is in {folder.model if finished else self.path}")
             folder.state["status"] = "finished"
             folder.write()
@@ -314,7 +322,8 @@ class _Run:
             self._reconcile(name, folder)
             took, peak = short_time(result.seconds), short_bytes(result.peak_memory_bytes)
             self.say(f"stage {name} finished in {took}, peak memory so far {peak}")
-        self.accelerator.free_memory()
+        if self.accelerator.num_processes > 1:
+            self.accelerator.free_memory()
         self.accelerator.wait_for_everyone()
 
     def _reconcile(self, name: str, folder: RunFolder) -> None:
