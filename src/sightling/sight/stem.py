@@ -47,7 +47,8 @@ class Stem(Part):
 
 
 class ConvStem(nn.Module):
-    """3x3 convolutions, each halving the side, until one cell is one patch, then a 1x1 projection to the width.
+    """3x3 convolutions, each halving the side, until one cell is one patch, then (where the widths differ) a 1x1
+    projection to the tower's width.
 
     Shapes: pixels_NCHW to features of ``(N, hidden_size, H / patch_size, W / patch_size)``.
 
@@ -75,12 +76,12 @@ class ConvStem(nn.Module):
             layers += [Residual(_step(width, width, 1, shape.norm)) for _ in range(repeats)]
             before = width
         self.layers = nn.Sequential(*layers)
-        self.projection = nn.Conv2d(before, hidden_size, 1)
+        self.projection = nn.Conv2d(before, hidden_size, 1) if before != hidden_size else nn.Identity()
 
     @property
     def weight(self) -> Tensor:
-        """The last weight; the transformers towers read its dtype."""
-        return self.projection.weight
+        """A weight; the transformers towers read its dtype."""
+        return next(self.parameters())
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """See the class."""

@@ -19,12 +19,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sightling.data.sample import Sample
-from sightling.data.source import SOURCES, Source
-from sightling.errors import UserError
-from sightling.model.processor import VisionLanguageProcessor
+from sightling.data.source import SOURCES
 from sightling.parts import Part
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
+from sightling.train.objectives.pairs import open_pairs, single_inputs
 
 
 class ContrastiveOptions(Part):
@@ -39,38 +37,6 @@ class ContrastiveOptions(Part):
     width: int = Field(default=128, ge=8)
     layers: int = Field(default=2, ge=1)
     max_length: int = Field(default=128, ge=4)
-
-
-class Pairs(Dataset[Any]):
-    """One picture and one of its captions: the answer of the group's first sample with a picture."""
-
-    def __init__(self, source: Source, processor: VisionLanguageProcessor, max_length: int) -> None:
-        self.source = source
-        self.processor = processor
-        self.max_length = max_length
-
-    def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, ...]]:
-        sample = _first(self.source.group(index), index)
-        ids = self.processor.plain(sample.answer)
-        if len(ids) > self.max_length:
-            raise UserError(
-                f"the caption of pair {index} has {len(ids)} tokens, but objective.max_length is {self.max_length}"
-            )
-        return self.processor.pixels(next(iter(sample.pictures()))), ids
-
-
-class FinitePairs(Pairs):
-    """Pairs of a source that ends."""
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-
-def _first(group: Any, index: int) -> Sample:
-    for sample in group:
-        if sample.answer and any(True for _ in sample.pictures()):
-            return sample
-    raise UserError(f"group {index} has no picture with a caption; contrastive learning needs pairs")
 
 
 class Towers(nn.Module):
@@ -116,9 +82,7 @@ class Contrastive(Objective):
 
     def dataset(self) -> Dataset[Any]:
         """One item a pair."""
-        source = self.data.open(self.seed)
-        kind = FinitePairs if len(source) else Pairs
-        return kind(source, self.processor, self.options.max_length)
+        return open_pairs(self.data.open(self.seed), self.processor, self.options.max_length)
 
     def extra(self) -> nn.Module:
         """The text tower and projections."""
@@ -130,9 +94,7 @@ class Contrastive(Objective):
 
     def collate(self, items: list[tuple[Tensor, tuple[int, ...]]]) -> Batch:
         """Pixels, padded captions, and which pairs hold the same caption."""
-        counts = {pixels.shape[0] for pixels, _ in items}
-        if counts != {1}:
-            raise UserError(f"contrastive learning takes one encoder input a picture; this tiling makes {sorted(counts)}")
+        single_inputs([pixels for pixels, _ in items], "contrastive")
         captions = [ids for _, ids in items]
         width = max(len(ids) for ids in captions)
         ids_BT = torch.zeros(len(items), width, dtype=torch.long)

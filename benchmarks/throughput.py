@@ -1,0 +1,172 @@
+"""Samples per second of the quickstart's instruct stage, against transformers' own Trainer.
+
+Both train the same model on the same samples in one run, in turns, so that a noisy machine hurts both.
+
+* sightling: the stage as the recipe has it (samples about one picture share it in a row).
+* Trainer: one padded sample a row, float32, the batch size with which it is fastest of those tried.
+
+    python benchmarks/throughput.py [--recipe quickstart] [--stage instruct] [--rounds 3] [--seconds 20]
+
+A sample is a question with its answer. The figure is the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from sightling.model.build import build_model
+from sightling.parts import make
+from sightling.train.objectives.answer import Answer, AnswerOptions
+from sightling.train.optimizers import build_optimizers
+from sightling.train.recipe import TrainStage, load_recipe
+from sightling.train.run import check_recipe
+from sightling.train.steps import STEPS, StepContext
+
+
+class Rows(Dataset[Any]):
+    """Single samples, encoded before the clock starts for both sides alike."""
+
+    def __init__(self, samples: list[Any], processor: Any) -> None:
+        self.items = []
+        for sample in samples:
+            encoded = processor.encode(sample)
+            self.items.append({"ids": encoded.input_ids, "labels": encoded.labels, "pixels": processor.pixels(encoded.pictures[0])})
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
+def padded(items: list[Any], pad_id: int) -> dict[str, torch.Tensor]:
+    """What a user would write first: every sample its own row, padded to the longest."""
+    width = max(len(item["ids"]) for item in items)
+    batch = {
+        "input_ids": torch.full((len(items), width), pad_id),
+        "labels": torch.full((len(items), width), -100),
+        "attention_mask": torch.zeros(len(items), width, dtype=torch.long),
+    }
+    for row, item in enumerate(items):
+        length = len(item["ids"])
+        batch["input_ids"][row, :length] = torch.tensor(item["ids"])
+        batch["labels"][row, :length] = torch.tensor(item["labels"])
+        batch["attention_mask"][row, :length] = 1
+    batch["pixel_values"] = torch.cat([item["pixels"] for item in items])
+    return batch
+
+
+class Clock(TrainerCallback):
+    """Seconds of each step, and a stop when the time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.steps = seconds, []
+        self.started = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps.append(time.perf_counter() - self.started)
+        control.should_training_stop = sum(self.steps) > self.seconds
+
+
+def trainer_rate(model: Any, rows: Rows, batch_size: int, seconds: float, pad_id: int) -> float:
+    """Samples per second of transformers' Trainer."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, per_device_train_batch_size=batch_size, max_steps=10_000, report_to=[], save_strategy="no",
+            logging_strategy="no", learning_rate=1e-4, remove_unused_columns=False, use_cpu=not torch.cuda.is_available(),
+            disable_tqdm=True,
+        )  # fmt: skip
+        clock = Clock(seconds)
+        trainer = Trainer(
+            model=model, args=arguments, train_dataset=rows, data_collator=lambda items: padded(items, pad_id), callbacks=[clock]
+        )
+        trainer.train()
+    return batch_size / statistics.median(clock.steps[1:])
+
+
+def our_rate(model: Any, stage: TrainStage, objective: Answer, items: list[Any], seconds: float) -> float:
+    """Samples per second of the stage's own step: collate, forward, backward, clip, update."""
+    parts = model.parts()
+    optimizers = build_optimizers(stage, parts, stage.train.rates(1e-4))
+    size, rates, position, spent = stage.per_device_train_batch_size, [], 0, 0.0
+    while spent < seconds or len(rates) < 3:
+        started = time.perf_counter()
+        batch = objective.collate([items[(position + k) % len(items)] for k in range(size)])
+        position += size
+        loss, _ = objective.loss(model, batch)
+        (loss / objective.count(batch)).backward()
+        torch.nn.utils.clip_grad_norm_(list(optimizers.parameters()), stage.max_grad_norm)
+        optimizers.step()
+        optimizers.zero_grad()
+        taken = time.perf_counter() - started
+        spent += taken
+        rates.append(objective.samples(batch) / taken)
+    return statistics.median(rates[1:])
+
+
+def main() -> None:
+    """Measure and print; write JSON beside."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="quickstart")
+    parser.add_argument("--stage", default="instruct")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/throughput.json"))
+    told = parser.parse_args()
+    recipe = load_recipe(told.recipe)
+    stage = recipe.stages[told.stage]
+    assert isinstance(stage, TrainStage)
+    checked: Any = check_recipe(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder)
+        for one in recipe.stages.values():
+            if not isinstance(one, TrainStage):
+                step = make(STEPS, one.options(), "stage")
+                (workdir / step.folder).mkdir()
+                step.run(StepContext(recipe.model, 0, workdir / step.folder, workdir, print))
+        model, processor = build_model(recipe.model, recipe.seed, workdir)
+    options: AnswerOptions = checked[told.stage].options
+    objective = Answer(model, processor, options, checked[told.stage].data, seed=1)
+    dataset: Any = objective.dataset()
+    items = [dataset[index] for index in range(4 * stage.per_device_train_batch_size)]
+    rows = Rows([sample for index in range(64) for sample in dataset.source.group(index)], processor)
+    pad = processor.pad_token_id
+    sizes = {size: trainer_rate(model, rows, size, told.seconds / 4, pad) for size in (8, 32, 128)}
+    best = max(sizes, key=lambda size: sizes[size])
+    ours, theirs = [], []
+    for _ in range(told.rounds):
+        ours.append(our_rate(model, stage, objective, items, told.seconds))
+        theirs.append(trainer_rate(model, rows, best, told.seconds, pad))
+    result = {
+        "sightling_samples_per_second": statistics.median(ours),
+        "trainer_samples_per_second": statistics.median(theirs),
+        "ratio": statistics.median(ours) / statistics.median(theirs),
+        "trainer_batch_size": best,
+        "rounds": {"sightling": ours, "trainer": theirs},
+        "threads": torch.get_num_threads(),
+    }
+    table = Table("", "samples/s", "ratio", title=f"{told.recipe}, stage {told.stage}, {torch.get_num_threads()} threads")
+    table.add_row("transformers Trainer", f"{result['trainer_samples_per_second']:.0f}", "1.0")
+    table.add_row("sightling", f"{result['sightling_samples_per_second']:.0f}", f"{result['ratio']:.1f}")
+    Console().print(table)
+    told.output.parent.mkdir(parents=True, exist_ok=True)
+    told.output.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Pictures with a caption each: what contrastive and word objectives learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sightling.data.sample import Sample
+from sightling.data.source import Source
+from sightling.errors import UserError
+from sightling.model.processor import VisionLanguageProcessor
+
+
+class Pairs(Dataset[Any]):
+    """One picture and one of its captions: the answer of the group's first sample with a picture."""
+
+    def __init__(self, source: Source, processor: VisionLanguageProcessor, max_length: int | None) -> None:
+        self.source = source
+        self.processor = processor
+        self.max_length = max_length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, ...]]:
+        sample = self._sample(index)
+        return self.processor.pixels(next(iter(sample.pictures()))), self._ids(sample, index)
+
+    def caption(self, index: int) -> tuple[int, ...]:
+        """The caption's token ids, without the picture."""
+        return self._ids(self._sample(index), index)
+
+    def _ids(self, sample: Sample, index: int) -> tuple[int, ...]:
+        ids = self.processor.plain(sample.answer)
+        if self.max_length is not None and len(ids) > self.max_length:
+            raise UserError(
+                f"the caption of pair {index} has {len(ids)} tokens, but objective.max_length is {self.max_length}"
+            )
+        return ids
+
+    def _sample(self, index: int) -> Sample:
+        for sample in self.source.group(index):
+            if sample.answer and any(True for _ in sample.pictures()):
+                return sample
+        raise UserError(f"group {index} has no picture with a caption; this objective needs pairs")
+
+
+class FinitePairs(Pairs):
+    """Pairs of a source that ends."""
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def open_pairs(source: Source, processor: VisionLanguageProcessor, max_length: int | None = None) -> Pairs:
+    """The pairs of a source, finite or endless as it is."""
+    return (FinitePairs if len(source) else Pairs)(source, processor, max_length)
+
+
+def single_inputs(pixels: Sequence[Tensor], objective: str) -> None:
+    """Refuse pictures that a tiling cuts into several encoder inputs.
+
+    Raises:
+        UserError: with the numbers of inputs found.
+    """
+    counts = {one.shape[0] for one in pixels}
+    if counts != {1}:
+        raise UserError(f"objective {objective} takes one encoder input a picture; this tiling makes {sorted(counts)}")
