@@ -42,7 +42,9 @@ class Rows(Dataset[Any]):
         self.items = []
         for sample in samples:
             encoded = processor.encode(sample)
-            self.items.append({"ids": encoded.input_ids, "labels": encoded.labels, "pixels": processor.pixels(encoded.pictures[0])})
+            self.items.append(
+                {"ids": encoded.input_ids, "labels": encoded.labels, "pixels": processor.pixels(encoded.pictures[0])}
+            )
 
     def __len__(self) -> int:
         return len(self.items)
@@ -76,9 +78,11 @@ class Clock(TrainerCallback):
         self.started = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
         self.started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop it; end the training when the time is over."""
         self.steps.append(time.perf_counter() - self.started)
         control.should_training_stop = sum(self.steps) > self.seconds
 
@@ -93,7 +97,11 @@ def trainer_rate(model: Any, rows: Rows, batch_size: int, seconds: float, pad_id
         )  # fmt: skip
         clock = Clock(seconds)
         trainer = Trainer(
-            model=model, args=arguments, train_dataset=rows, data_collator=lambda items: padded(items, pad_id), callbacks=[clock]
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=lambda items: padded(items, pad_id),
+            callbacks=[clock],
         )
         trainer.train()
     return batch_size / statistics.median(clock.steps[1:])
@@ -160,7 +168,9 @@ def main() -> None:
         "rounds": {"sightling": ours, "trainer": theirs},
         "threads": torch.get_num_threads(),
     }
-    table = Table("", "samples/s", "ratio", title=f"{told.recipe}, stage {told.stage}, {torch.get_num_threads()} threads")
+    table = Table(
+        "", "samples/s", "ratio", title=f"{told.recipe}, stage {told.stage}, {torch.get_num_threads()} threads"
+    )
     table.add_row("transformers Trainer", f"{result['trainer_samples_per_second']:.0f}", "1.0")
     table.add_row("sightling", f"{result['sightling_samples_per_second']:.0f}", f"{result['ratio']:.1f}")
     Console().print(table)

@@ -6,10 +6,11 @@ A part is a pydantic model that forbids unknown keys. A recipe writes it as a ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from sightling.errors import UserError, nearest
 from sightling.registry import Registry
@@ -23,17 +24,60 @@ class Part(BaseModel):
 
 P = TypeVar("P", bound=BaseModel)
 
+LONGEST_SHOWN = 80
+"""Characters of a wrong value that a message repeats."""
 
-def one_sentence(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """The first problem of a pydantic error, told as one sentence with its key and what would be right."""
-    first = error.errors()[0]
-    path = ".".join(str(step) for step in first["loc"])
-    key = f"{where}.{path}" if path else where
+
+def one_sentence(error: ValidationError, model: type[BaseModel], told: Mapping[str, Any], where: str) -> str:
+    """The first problem of a pydantic error, told as one sentence with its key and what would be right.
+
+    ``told`` is what was validated; of the ways to read a value that may be several things, the problem that lies
+    deepest in it is told.
+    """
+    problems = error.errors()
+    same_key = [problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]]
+    first = max(same_key, key=lambda problem: len(_steps(problem, told)))
+    steps = _steps(first, told)
+    key = ".".join([where, *map(str, steps)])
     if first["type"] == "extra_forbidden":
-        return f"{where} has no key {path!r}; {nearest(path, model.model_fields)}"
+        owner = ".".join([where, *map(str, steps[:-1])])
+        return f"{owner} has no key {str(steps[-1])!r}; {nearest(str(steps[-1]), _fields(model, steps[:-1]))}"
     if first["type"] == "missing":
         return f"{key} is missing"
-    return f"{key} = {first['input']!r} is wrong: {first['msg'][0].lower()}{first['msg'][1:]}"
+    if first["type"] == "value_error":
+        return f"{key}: {first['ctx']['error']}"
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= LONGEST_SHOWN else shown[:LONGEST_SHOWN] + "..."
+    return f"{key} = {shown} is wrong: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _steps(problem: ErrorDetails, told: Any) -> list[str | int]:
+    """The keys and places that lead to a problem; pydantic's names for the branches of a union are left out."""
+    steps: list[str | int] = []
+    for number, step in enumerate(problem["loc"]):
+        inside = isinstance(told, Mapping) and step in told
+        inside = inside or (isinstance(told, (list, tuple)) and isinstance(step, int) and step < len(told))
+        if inside:
+            told = told[step]
+        if inside or (problem["type"] == "missing" and number == len(problem["loc"]) - 1):
+            steps.append(step)
+    return steps
+
+
+def _fields(model: type[BaseModel], steps: Sequence[str | int]) -> list[str]:
+    """The keys that the model at the end of a path knows; none where it cannot be told."""
+    if not steps:
+        return list(model.model_fields)
+    field = model.model_fields.get(str(steps[0]))
+    inner = [] if field is None else [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
+    rest = steps[1:] if len(steps) < 2 or isinstance(steps[1], str) else steps[2:]
+    return [name for kind in inner for name in _fields(kind, rest)]
+
+
+def _kinds(annotation: Any) -> list[type]:
+    """Every class that an annotation mentions."""
+    found = [annotation] if isinstance(annotation, type) else []
+    return found + [kind for part in get_args(annotation) for kind in _kinds(part)]
 
 
 def validate(model: type[P], options: Mapping[str, Any], where: str) -> P:
@@ -45,7 +89,7 @@ def validate(model: type[P], options: Mapping[str, Any], where: str) -> P:
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        raise UserError(one_sentence(error, model, where)) from None
+        raise UserError(one_sentence(error, model, options, where)) from None
 
 
 def make(registry: Registry[type[P]], options: Mapping[str, Any], where: str) -> P:
@@ -56,6 +100,6 @@ def make(registry: Registry[type[P]], options: Mapping[str, Any], where: str) ->
     """
     rest = dict(options)
     name = rest.pop("type", None)
-    if not isinstance(name, str):
+    if name is None:
         raise UserError(f"{where} needs a type; {nearest('', registry.names())}")
-    return validate(registry.get(name, where=f"{where}.type"), rest, where)
+    return validate(registry.get(str(name), where=f"{where}.type"), rest, where)

@@ -1,0 +1,1 @@
+"""Where preference and correction data come from."""

@@ -1,0 +1,1 @@
+"""Generation: greedy answers in batches, one answer streamed, conversations."""

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
 
 from sightling.data.sample import Picture, Sample
+from sightling.decode.cache import is_plain, new_cache
 from sightling.decode.prompt import at_rest, encode_prompt, forbidden_ids, room, stop_ids
+from sightling.decode.sampling import check_finite
 from sightling.decode.visual import encode_pictures, in_row_order
 from sightling.errors import UserError
 from sightling.model.modeling import VisionLanguageModel
@@ -26,6 +28,10 @@ from sightling.model.processor import Encoded, VisionLanguageProcessor
 
 Progress = Callable[[int, int], None]
 """Called with (samples answered, samples in all) after each batch."""
+
+
+_Trunk = tuple[tuple[int, ...], tuple[int, ...]]
+"""What rows may share: the identities of their pictures, and the tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class _Row:
     budget: int
 
     @property
-    def trunk(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def trunk(self) -> _Trunk:
         """What other rows may share: the pictures (the same objects) and the tokens around them."""
         first = self.prompt.pictures[: self.prompt.trunk_pictures]
         return tuple(id(picture) for picture in first), self.prompt.input_ids[: self.prompt.trunk]
@@ -87,7 +93,7 @@ def _batches(rows: Sequence[_Row], batch_size: int) -> Iterator[list[_Row]]:
 
     The longest come first so that what does not fit into memory is found at once.
     """
-    groups: dict[object, list[_Row]] = {}
+    groups: dict[_Trunk, list[_Row]] = {}
     for row in rows:
         groups.setdefault(row.trunk, []).append(row)
     ordered = sorted(groups.values(), key=lambda group: -max(len(row.prompt.input_ids) for row in group))
@@ -162,17 +168,14 @@ def _feed(
     return output.last_hidden_state[:, -1]
 
 
-def _prefill(
-    model: VisionLanguageModel, batch: Sequence[_Row], features: _Features, pad: int
-) -> tuple[_State, Tensor]:
+def _prefill(model: VisionLanguageModel, batch: Sequence[_Row], features: _Features, pad: int) -> tuple[_State, Tensor]:
     """The prompts of a batch into a fresh cache: (state, hidden_BD at each prompt's last token)."""
-    trunks: dict[object, int] = {}
+    trunks: dict[_Trunk, int] = {}
     for row in batch:
         trunks.setdefault(row.trunk, len(trunks))
-    cache = DynamicCache(config=model.language_model.config)
-    # A layer of another kind (a sliding window, a state) counts the padding between trunk and question.
-    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
-    shared = plain and len(trunks) < len(batch) and any(row.prompt.trunk for row in batch)
+    cache = new_cache(model)
+    # A layer of another kind (a sliding window, a state) would count the padding between trunk and question.
+    shared = is_plain(cache) and len(trunks) < len(batch) and any(row.prompt.trunk for row in batch)
     firsts = list({row.trunk: row for row in reversed(batch)}[key] for key in trunks) if shared else []
     empty = torch.zeros(len(firsts or batch), 0, dtype=torch.bool, device=model.device)
     state = _State(cache, empty, torch.zeros(len(firsts or batch), dtype=torch.long, device=model.device))
@@ -198,7 +201,9 @@ def _answer(
     while True:
         logits_BV = head(hidden_BD)
         logits_BV[:, forbidden] = -torch.inf
-        chosen = logits_BV.argmax(-1).tolist()
+        largest_B, chosen_B = logits_BV.max(-1)
+        check_finite(largest_B)
+        chosen = chosen_B.tolist()
         going = []
         for place, (row, token) in enumerate(zip(rows, chosen)):
             if token not in stops:

@@ -1,0 +1,1 @@
+"""One file for each foreign layout: read it, write it, refuse what it cannot hold."""

@@ -1,0 +1,1 @@
+"""The terminal chat; later the API and the web page."""

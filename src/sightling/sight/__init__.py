@@ -1,0 +1,1 @@
+"""How a picture becomes tokens: tiling, encoders, connectors."""

@@ -6,7 +6,7 @@ Legend: ``N`` encoder inputs (tiles), ``C`` = 3, ``H`` ``W`` pixels, ``P`` patch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn as nn
@@ -17,16 +17,31 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from sightling.errors import UserError, nearest
 from sightling.parts import Part
+from sightling.sight.configs import make_config
 from sightling.sight.stem import ConvStem, Stem
 
-MEANS = {"half": (0.5, 0.5, 0.5), "clip": (0.48145466, 0.4578275, 0.40821073), "imagenet": (0.485, 0.456, 0.406)}
-DEVIATIONS = {"half": (0.5, 0.5, 0.5), "clip": (0.26862954, 0.26130258, 0.27577711), "imagenet": (0.229, 0.224, 0.225)}
+
+class Statistics(Part):
+    """What normalises pixels of 0 to 1: ``(pixel - mean) / std`` by channel."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+STATISTICS = {
+    "half": Statistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    "clip": Statistics(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+}
 
 TOWERS: dict[str, tuple[type[PreTrainedConfig], type[nn.Module]]] = {
     "clip_vision_model": (CLIPVisionConfig, CLIPVisionModel),
     "siglip_vision_model": (SiglipVisionConfig, SiglipVisionModel),
 }
 """Tower classes by transformers' ``model_type``."""
+
+TRAINED_WITH = {"clip_vision_model": "clip", "siglip_vision_model": "half"}
+"""The statistics that the published towers of a class were trained with."""
 
 TYPES = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 """What a recipe writes as ``encoder.type``."""
@@ -37,12 +52,14 @@ class EncoderOptions(Part):
 
     ``layer`` counts hidden states as transformers does: 0 is the embedding, -1 the last layer (for -1
     the tower's final norm is applied where it has one, as SigLIP's ``last_hidden_state``).
+    ``normalise`` names statistics or gives them as ``{mean: [...], std: [...]}``; left out, they are those
+    that published towers of this class were trained with.
     ``stem`` replaces the patch convolution of a tower grown from nothing.
     """
 
     layer: int = -1
     keep_cls: bool = False
-    normalise: str = "half"
+    normalise: Literal["half", "clip", "imagenet"] | Statistics | None = None
     stem: Stem | None = None
 
 
@@ -56,24 +73,31 @@ def tower_config(options: Mapping[str, Any], where: str = "model.encoder") -> Pr
     name = str(rest.pop("type", ""))
     if name not in TYPES:
         raise UserError(f"{where}.type: there is no encoder {name!r}; {nearest(name, TYPES)}")
-    config_class = TOWERS[TYPES[name]][0]
-    known = set(config_class().to_dict())
-    for key in rest:
-        if key not in known:
-            raise UserError(f"{where} has no key {key!r}; {nearest(key, known)}")
     if name == "siglip":
         # The pooling head is not on the way to the language model; computing it would be thrown away.
         rest.setdefault("vision_use_head", False)
-    if "hidden_size" in rest:
-        rest.setdefault("intermediate_size", 4 * rest["hidden_size"])
-        rest.setdefault("num_attention_heads", max(1, rest["hidden_size"] // 64))
-    return config_class(**rest)
+    width = rest.get("hidden_size")
+    if isinstance(width, int):
+        rest.setdefault("intermediate_size", 4 * width)
+        rest.setdefault("num_attention_heads", max(1, width // 64))
+    config = make_config(TOWERS[TYPES[name]][0], rest, where)
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"{where}: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
+            f"{config.num_attention_heads}"
+        )
+    if config.image_size < config.patch_size:
+        raise UserError(f"{where}: image_size {config.image_size} is less than patch_size {config.patch_size}")
+    return config
 
 
 class Encoder(nn.Module):
     """A tower and the choice of which of its features go on.
 
     Shapes: ``uint8`` (or already normalised float) pixels_NCHW to features_NPD.
+
+    Raises:
+        UserError: a layer that the tower has not, or a CLS token to keep where there is none.
     """
 
     def __init__(self, config: PreTrainedConfig, options: EncoderOptions) -> None:
@@ -86,6 +110,11 @@ class Encoder(nn.Module):
         if options.stem is not None:
             embeddings = self._embeddings()
             embeddings.patch_embedding = ConvStem(options.stem, config.hidden_size, config.patch_size)
+        layers = int(config.num_hidden_layers)
+        if not -layers - 1 <= options.layer <= layers:
+            raise UserError(f"encoder.layer = {options.layer}, but the tower has {layers} layers")
+        if options.keep_cls and not self.has_cls:
+            raise UserError(f"encoder.keep_cls is true, but a {config.model_type} has no CLS token")
 
     def _embeddings(self) -> Any:
         inner = getattr(self.tower, "vision_model", self.tower)
@@ -95,6 +124,12 @@ class Encoder(nn.Module):
     def width(self) -> int:
         """Features' width ``D``."""
         return int(self.config.hidden_size)
+
+    @property
+    def statistics(self) -> Statistics:
+        """What pixels are normalised with."""
+        told = self.options.normalise
+        return told if isinstance(told, Statistics) else STATISTICS[told or TRAINED_WITH[self.config.model_type]]
 
     @property
     def has_cls(self) -> bool:
@@ -112,8 +147,9 @@ class Encoder(nn.Module):
             return pixels_NCHW
         # Made here, not kept as buffers: transformers leaves buffers that are not saved without values when it loads.
         dtype, device = next(self.parameters()).dtype, pixels_NCHW.device
-        mean = torch.tensor(MEANS[self.options.normalise], device=device).view(1, 3, 1, 1) * 255.0
-        deviation = torch.tensor(DEVIATIONS[self.options.normalise], device=device).view(1, 3, 1, 1) * 255.0
+        chosen = self.statistics
+        mean = torch.tensor(chosen.mean, device=device).view(1, 3, 1, 1) * 255.0
+        deviation = torch.tensor(chosen.std, device=device).view(1, 3, 1, 1) * 255.0
         return ((pixels_NCHW.float() - mean) / deviation).to(dtype)
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:

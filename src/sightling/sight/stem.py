@@ -20,7 +20,6 @@ from torch import Tensor
 from sightling.errors import UserError
 from sightling.parts import Part
 
-
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "layer": lambda width: nn.GroupNorm(1, width),

@@ -61,7 +61,9 @@ def document(group: Sequence[Encoded]) -> Document:
         same = encoded.input_ids[: encoded.trunk] == trunk
         same = same and [id(p) for p in encoded.pictures] == [id(p) for p in first.pictures]
         if not same:
-            raise ValueError(f"sample {number} of a group of {len(group)} does not share the first one's trunk and pictures")
+            raise ValueError(
+                f"sample {number} of a group of {len(group)} does not share the first one's trunk and pictures"
+            )
         own = encoded.input_ids[encoded.trunk :]
         ids += own
         labels += encoded.labels[encoded.trunk :]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch.nn as nn
 from pydantic import Field
 from torch import Tensor
 
@@ -36,7 +35,9 @@ class PixelShuffleOptions(ConnectorOptions):
                 f"connector pixel_shuffle: a grid of {rows} x {columns} features is not divisible by factor {self.factor}"
             )
         if extra:
-            raise UserError("connector pixel_shuffle cannot place a CLS token in its grid; set encoder.keep_cls to false")
+            raise UserError(
+                "connector pixel_shuffle cannot place a CLS token in its grid; set encoder.keep_cls to false"
+            )
         return (rows // self.factor) * (columns // self.factor)
 
     def build(self, in_width: int, out_width: int) -> PixelShuffle:

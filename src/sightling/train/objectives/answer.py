@@ -151,4 +151,3 @@ class Answer(Objective):
     def samples(self, batch: Batch) -> int:
         """Question-answer pairs."""
         return int(batch["samples"])
-

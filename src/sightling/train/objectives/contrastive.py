@@ -103,7 +103,12 @@ class Contrastive(Objective):
             ids_BT[row, : len(ids)] = torch.tensor(ids)
             real_BT[row, : len(ids)] = True
         same = torch.tensor([[a == b for b in captions] for a in captions])
-        return {"pixel_values": torch.cat([pixels for pixels, _ in items]), "ids": ids_BT, "real": real_BT, "same": same}
+        return {
+            "pixel_values": torch.cat([pixels for pixels, _ in items]),
+            "ids": ids_BT,
+            "real": real_BT,
+            "same": same,
+        }
 
     def count(self, batch: Batch) -> int:
         """Pairs."""

@@ -1,0 +1,109 @@
+"""What a conversation need not compute twice: visual tokens by picture, keys and values by prompt.
+
+Legend: ``N`` encoder inputs (tiles), ``Q`` visual tokens an input, ``T`` tokens, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from sightling.data.sample import Picture
+from sightling.decode.cache import is_plain, new_cache, take_back
+from sightling.decode.visual import encode_pictures
+from sightling.model.modeling import VisionLanguageModel
+from sightling.model.processor import Encoded, VisionLanguageProcessor
+
+Mark = Hashable
+"""A token id; at a placeholder, the content key of its picture."""
+
+
+class Memory:
+    """The visual tokens of recent pictures, and the cache of the last prompt with its answer.
+
+    Pictures are known by their content: the same picture opened again is not encoded again. A prompt that
+    begins as the last one did goes on from there.
+
+    Args:
+        pictures: how many pictures are remembered; the one not used for longest is forgotten first.
+    """
+
+    def __init__(self, pictures: int = 32) -> None:
+        self._limit = pictures
+        self._tokens: OrderedDict[str, Tensor] = OrderedDict()
+        self._cache: DynamicCache | None = None
+        self._marks: list[Mark] = []
+
+    def __len__(self) -> int:
+        """How many pictures are remembered."""
+        return len(self._tokens)
+
+    def forget(self) -> None:
+        """Forget the last prompt; pictures stay."""
+        self._cache, self._marks = None, []
+
+    @torch.inference_mode()
+    def visual_tokens(
+        self,
+        model: VisionLanguageModel,
+        processor: VisionLanguageProcessor,
+        pictures: Sequence[Picture],
+        keys: Sequence[str],
+    ) -> list[Tensor]:
+        """The visual tokens_NQD of each picture, encoded where its content key is not known.
+
+        Raises:
+            UserError: a picture is missing or corrupt.
+        """
+        fresh = {key: picture for key, picture in zip(keys, pictures) if key not in self._tokens}
+        encoded = dict(zip(fresh, encode_pictures(model, processor, list(fresh.values()))))
+        found = [encoded[key] if key in encoded else self._tokens[key] for key in keys]
+        for key, tokens in zip(keys, found):
+            self._tokens[key] = tokens
+            self._tokens.move_to_end(key)
+        while len(self._tokens) > self._limit:
+            self._tokens.popitem(last=False)
+        return found
+
+    def take(self, model: VisionLanguageModel, marks: Sequence[Mark]) -> tuple[DynamicCache, int]:
+        """A cache that holds the prompt's beginning, and how many of its tokens; at least one is left to feed.
+
+        The cache is handed over: what is interrupted in the middle of a layer never comes back.
+        """
+        cache, held = self._cache, self._marks
+        self.forget()
+        if cache is None or not is_plain(cache):
+            return new_cache(model), 0
+        most = min(len(held), len(marks) - 1)
+        same = next((place for place in range(most) if held[place] != marks[place]), most)
+        take_back(cache, len(held) - same)
+        return cache, same
+
+    def keep(self, cache: DynamicCache, marks: list[Mark]) -> None:
+        """Remember a cache and what it holds."""
+        self._cache, self._marks = cache, marks
+
+
+def marks_of(processor: VisionLanguageProcessor, prompt: Encoded, keys: Sequence[str]) -> list[Mark]:
+    """The prompt's ids, with every placeholder replaced by its picture's content key."""
+    pairs = zip(keys, prompt.pictures)
+    placed = iter([key for key, picture in pairs for _ in range(_placeholders(processor, picture))])
+    return [next(placed) if token == processor.image_token_id else token for token in prompt.input_ids]
+
+
+def pictures_behind(processor: VisionLanguageProcessor, prompt: Encoded, held: int) -> int:
+    """How many of the prompt's pictures, the last ones, stand behind its first ``held`` tokens."""
+    seen = sum(token == processor.image_token_id for token in prompt.input_ids[:held])
+    for index, picture in enumerate(prompt.pictures):
+        if not seen:
+            return len(prompt.pictures) - index
+        seen -= _placeholders(processor, picture)
+    return 0
+
+
+def _placeholders(processor: VisionLanguageProcessor, picture: Picture) -> int:
+    return processor.visual(picture).count(processor.image_token_id)

@@ -1,0 +1,233 @@
+"""A whole evaluation: the questions, the answers with and without the picture, the numbers, the files."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sightling import __version__
+from sightling.data.world import WorldOptions
+from sightling.errors import UserError
+from sightling.evaluate.answers import rank_all, say_all, say_all_blind
+from sightling.evaluate.facts import StageFacts, part_facts, run_state, stage_facts, train_command
+from sightling.evaluate.items import Item, Progress, in_grey
+from sightling.evaluate.metrics import Majority
+from sightling.evaluate.report import write_report
+from sightling.evaluate.results import Prediction, Results, judge, measure
+from sightling.evaluate.samples import answer_lists, sample_items, sample_majority
+from sightling.evaluate.section import SCENES, Place, Plan, find_model, make_plan, saved_recipe, trained_on
+from sightling.evaluate.world import LEARNING_SCENES, asked_families, held_out, world_items, world_majority
+from sightling.model.modeling import VisionLanguageModel
+from sightling.model.processor import VisionLanguageProcessor
+from sightling.train.checkpoint import write_text
+from sightling.train.summary import peak_memory
+
+RESULTS, PREDICTIONS, REPORT = "results.json", "predictions.jsonl", "report.html"
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked, the guesser that it is compared with, and a description of both."""
+
+    items: list[Item]
+    majority: Majority
+    about: dict[str, Any]
+
+
+def gather(plan: Plan) -> Questions:
+    """The questions of a plan.
+
+    Raises:
+        UserError: data that cannot be read, is endless, or holds no questions.
+    """
+    section, source = plan.section, plan.source
+    about: dict[str, Any] = {"from": plan.said, "seed": section.seed, "trained_on": trained_on(plan.recipe, source)}
+    if isinstance(source, WorldOptions):
+        world = held_out(source, section.seed, plan.recipe)
+        families = asked_families(source, section.families)
+        items = world_items(world, families, section.scenes or SCENES)
+        majority, learnt = world_majority(world, families), f"{LEARNING_SCENES:,} other scenes"
+        about |= {"kind": "world", "families": families, "scene": world.spec.to_dict(), "image_size": world.size}
+    else:
+        items = sample_items(source.open(section.seed), section, plan.said)
+        majority, learnt = sample_majority(source, section, items)
+        about |= {"kind": "samples"}
+    if not items:
+        raise UserError(f"{plan.said}: there is nothing to ask about; choose other families or more scenes")
+    pictures = len({item.picture for item in items})
+    about |= {"majority_from": learnt, "pictures": pictures, "questions": len(items), "data": _plain(source)}
+    return Questions(items, majority, about)
+
+
+def _plain(source: Any) -> dict[str, Any]:
+    return source.model_dump(mode="json", exclude_defaults=True)
+
+
+def answer(
+    model: VisionLanguageModel,
+    processor: VisionLanguageProcessor,
+    questions: Questions,
+    *,
+    rank: str | None = None,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """Every question answered with the picture, with a grey one, and by the majority guesser.
+
+    Raises:
+        UserError: ``rank`` is ``"choices"`` and a question has none, or a picture cannot be read.
+    """
+    items = questions.items
+    said = say_all(model, processor, items, progress=progress)
+    blind = say_all_blind(model, processor, items, progress=progress)
+    ranked: list[tuple[str, ...]] = [()] * len(items)
+    blind_ranked = list(ranked)
+    if rank is not None:
+        scored = [number for number, item in enumerate(items) if not item.is_caption]
+        chosen = [items[number] for number in scored]
+        lists = answer_lists(chosen) if rank == "answers" else [item.choices for item in chosen]
+        for item, choices in zip(chosen, lists):
+            if not choices:
+                raise UserError(f"evaluate.rank: the question {item.text!r} has no choices; use rank: answers")
+        for where, those, name in ((ranked, chosen, "ranking"), (blind_ranked, in_grey(chosen), "blind ranking")):
+            for number, best in zip(scored, rank_all(model, processor, those, lists, progress=progress, name=name)):
+                where[number] = best
+    predictions = []
+    for item, one, other, best, blind_best in zip(items, said, blind, ranked, blind_ranked):
+        guesses = questions.majority.ranked(item.family, item.language, item.choices, item.text)
+        predictions.append(judge(item, one, other, guesses, best, blind_best))
+    return predictions
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation left: the results, and the folder that holds them as files."""
+
+    results: Results
+    folder: Path
+
+
+def evaluate(
+    path: str | Path,
+    data: str | None = None,
+    *,
+    scenes: int | None = None,
+    seed: int | None = None,
+    output: str | Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a model and write ``report.html``, ``results.json`` and ``predictions.jsonl``.
+
+    Args:
+        path: a model folder or a run folder.
+        data: what to evaluate on, see :func:`sightling.evaluate.section.make_plan`.
+        scenes, seed: set these keys of the section.
+        output: the folder for the files; ``None`` is ``evaluation`` in the run's (or model's) folder.
+        device: such as ``"cuda:0"``; ``None`` takes an accelerator where there is one.
+        progress: called as the work goes on.
+
+    Raises:
+        UserError: no model, nothing to evaluate on, bad data, a full disk.
+    """
+    started = time.perf_counter()
+    place = find_model(Path(path))
+    told = {"scenes": scenes, "seed": seed}
+    plan = make_plan(place, data, {key: value for key, value in told.items() if value is not None})
+    folder = Path(output) if output is not None else place.output
+    _check_folder(folder)
+    questions = gather(plan)
+    asked = time.perf_counter()
+
+    from sightling import load
+
+    model, processor = load(place.model)
+    where = _device(device)
+    model.to(where)
+    predictions = answer(model, processor, questions, rank=plan.section.rank, progress=progress)
+    answered = time.perf_counter()
+    about = {
+        **questions.about,
+        **describe_model(place, model, processor),
+        "command": _command(path, data, plan),
+        "rank": plan.section.rank,
+        "seconds": {"questions": round(asked - started, 2), "answers": round(answered - asked, 2)},
+        "device": str(where),
+        "peak_memory_bytes": peak_memory(where),
+        "created": time.strftime("%Y-%m-%d %H:%M"),
+    }
+    results = measure(predictions, about)
+    recipe = saved_recipe(place)
+    stages = stage_facts(place.run, recipe) if place.run is not None else []
+    write_files(folder, results, stages)
+    return Evaluation(results, folder)
+
+
+def describe_model(place: Place, model: VisionLanguageModel, processor: VisionLanguageProcessor) -> dict[str, Any]:
+    """What is known about a model, for ``results.json`` and the model card."""
+    import torch
+    import transformers
+
+    recipe = saved_recipe(place)
+    state = run_state(place.run) if place.run is not None else {}
+    parts = [asdict(part) for part in part_facts(model, processor)]
+    return {
+        "model": str(place.run or place.model),
+        "recipe": recipe.name if recipe is not None else None,
+        "description": recipe.description if recipe is not None else "",
+        "parts": parts,
+        "parameters": sum(part["parameters"] for part in parts),
+        "run": {key: state[key] for key in ("run_id", "created", "device", "threads", "processes") if key in state},
+        "train_command": train_command(place, recipe),
+        "versions": {"sightling": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+def write_files(folder: Path, results: Results, stages: list[StageFacts]) -> None:
+    """The three files, each whole or absent.
+
+    Raises:
+        UserError: the disk is full or cannot be written.
+    """
+    write_text(folder / RESULTS, json.dumps(results.to_dict(), ensure_ascii=False, indent=1) + "\n")
+    lines = (json.dumps(prediction.to_dict(), ensure_ascii=False) for prediction in results.predictions)
+    write_text(folder / PREDICTIONS, "".join(line + "\n" for line in lines))
+    write_report(folder / REPORT, results, stages)
+
+
+def _check_folder(folder: Path) -> None:
+    """Found out before the work is done, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the output folder {folder} cannot be made: {error.strerror}") from None
+
+
+def _device(asked: str | None) -> Any:
+    import torch
+    from accelerate import PartialState
+
+    if asked is None:
+        return PartialState().device
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {asked} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _command(path: str | Path, data: str | None, plan: Plan) -> str:
+    """The command line that gives these numbers again."""
+    section: Mapping[str, Any] = plan.section.model_dump()
+    words = ["sightling", "evaluate", str(path)]
+    if data is not None:
+        words += ["--data", data]
+    if section["scenes"] is not None:
+        words += ["--scenes", str(section["scenes"])]
+    words += ["--seed", str(section["seed"])]
+    return shlex.join(words)
