@@ -91,10 +91,17 @@ def trainer_rate(model: Any, rows: Rows, batch_size: int, seconds: float, pad_id
     """Samples per second of transformers' Trainer."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=batch_size, max_steps=10_000, report_to=[], save_strategy="no",
-            logging_strategy="no", learning_rate=1e-4, remove_unused_columns=False, use_cpu=not torch.cuda.is_available(),
+            output_dir=folder,
+            per_device_train_batch_size=batch_size,
+            max_steps=10_000,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            learning_rate=1e-4,
+            remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available(),
             disable_tqdm=True,
-        )  # fmt: skip
+        )
         clock = Clock(seconds)
         trainer = Trainer(
             model=model,

@@ -13,6 +13,10 @@ from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import Encoded, VisionLanguageProcessor
 
 
+class ContextFull(UserError):
+    """The prompt leaves no room for an answer in the model's context."""
+
+
 def prompt_of(sample: Sample) -> Sample:
     """The sample without a closing assistant turn: what is asked, not what would be right."""
     if sample.turns and sample.turns[-1].role == "assistant":
@@ -59,7 +63,8 @@ def room(model: VisionLanguageModel, prompt_tokens: int, max_new_tokens: int) ->
     """How many new tokens, ``max_new_tokens`` at most, fit behind a prompt.
 
     Raises:
-        UserError: none does, or ``max_new_tokens`` is below 1.
+        ContextFull: none does.
+        UserError: ``max_new_tokens`` is below 1.
     """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens = {max_new_tokens} is too few; at least 1 is needed")
@@ -67,7 +72,7 @@ def room(model: VisionLanguageModel, prompt_tokens: int, max_new_tokens: int) ->
     if limit is None:
         return max_new_tokens
     if prompt_tokens >= limit:
-        raise UserError(
+        raise ContextFull(
             f"the conversation holds {prompt_tokens:,} tokens, visual ones included, and leaves no room for an "
             f"answer: the model's context is {limit:,} tokens"
         )

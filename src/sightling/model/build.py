@@ -81,7 +81,8 @@ def find_tokenizer(section: ModelSection, workdir: Path) -> Any:
     path = source or workdir / "tokenizer"
     if source is None and not Path(path).is_dir():
         raise UserError(
-            "the recipe names no tokenizer and trains none; set model.tokenizer.pretrained or add a stage of type tokenizer"
+            "the recipe names no tokenizer and trains none; set model.tokenizer.pretrained or add a stage of "
+            "type tokenizer"
         )
     return AutoTokenizer.from_pretrained(path)
 
@@ -128,7 +129,9 @@ def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> t
         text.pad_token_id, text.eos_token_id = processor.pad_token_id, processor.stop_token_id
         text.bos_token_id = None
     elif text.vocab_size < len(tokenizer):
-        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, but {language_path} has {text.vocab_size} embeddings")
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, but {language_path} has {text.vocab_size} embeddings"
+        )
     config = VisionLanguageConfig(
         vision_config=vision,
         text_config=text,

@@ -32,7 +32,8 @@ class PixelShuffleOptions(ConnectorOptions):
         """
         if rows % self.factor or columns % self.factor:
             raise UserError(
-                f"connector pixel_shuffle: a grid of {rows} x {columns} features is not divisible by factor {self.factor}"
+                f"connector pixel_shuffle: a grid of {rows} x {columns} features is not divisible by "
+                f"factor {self.factor}"
             )
         if extra:
             raise UserError(

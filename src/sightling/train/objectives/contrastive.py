@@ -115,7 +115,7 @@ class Contrastive(Objective):
         return int(batch["ids"].shape[0])
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss summed over pairs, and ``accuracy``: pictures whose nearest caption is their own (or equal to it)."""
+        """The loss summed over pairs, and ``accuracy``: pictures whose nearest caption is their own or its equal."""
         features_BPD = model.encoder(batch["pixel_values"])  # type: ignore[operator]
         pictures_BD = self.towers.picture(features_BPD)
         captions_BD = self.towers.caption(batch["ids"], batch["real"])

@@ -1,0 +1,89 @@
+"""``sightling ask MODEL PICTURE... "question"``: one answer, for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightling.errors import UserError
+
+if TYPE_CHECKING:
+    from sightling.data.sample import Picture
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def ask(
+    model: Annotated[Path, typer.Argument(help="A model's folder, or a run's.")],
+    pictures_and_question: Annotated[
+        list[str], typer.Argument(metavar="PICTURE... QUESTION", help="One picture or several; the question is last.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: the answer, counts, seconds.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length of the answer at most.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token each time.")] = 0.0,
+    top_k: Annotated[int, typer.Option("--top-k", help="Draw from the k likeliest only; 0 for all.")] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Draw from the likeliest that reach this probability.")] = 1.0,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", help="Above 1, what was said becomes less likely.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option("--seed", help="For drawing.", show_default="a new one each time")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Such as cpu or cuda:0.", show_default="an accelerator, else cpu")
+    ] = None,
+) -> None:
+    """Ask a model one question about a picture, or about several."""
+    *paths, question = pictures_and_question
+    pictures = _opened(paths, question)
+    from sightling.decode.generate import Trace, generate
+    from sightling.decode.sampling import Sampling
+    from sightling.decode.session import checked
+
+    text = checked(question)
+    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+
+    from sightling.data.sample import question as sample_of
+    from sightling.loading import load
+    from sightling.serve.terminal import printable
+
+    opened, processor = load(model, device=device)
+    trace = Trace()
+    start = time.perf_counter()
+    pieces = generate(opened, processor, sample_of(text, *pictures), trace=trace, **sampling.options())
+    if not as_json:
+        for piece in pieces:
+            typer.echo(printable(piece), nl=False)
+            sys.stdout.flush()
+        typer.echo()
+        return
+    answer = "".join(pieces)
+    told = {
+        "answer": answer,
+        "question": question,
+        "pictures": paths,
+        "model": str(model),
+        "seconds": round(time.perf_counter() - start, 4),
+        "visual_tokens": trace.visual_tokens,
+        "prompt_tokens": trace.prompt_tokens,
+        "answer_tokens": len(trace.ids),
+        "finish": trace.finish,
+    }
+    typer.echo(json.dumps(told, ensure_ascii=False))
+
+
+def _opened(paths: list[str], question: str) -> list[Picture]:
+    """The pictures, decoded: what is wrong with one is told before a model is loaded."""
+    from sightling.data.sample import Picture
+
+    if Path(question).is_file():
+        raise UserError(f'the last argument is the question, but {question} is a file; add "a question in quotes"')
+    if not paths:
+        raise UserError('a picture and a question are needed: sightling ask MODEL PICTURE "what colour is it?"')
+    return [Picture(image=Picture(path=Path(path)).load()) for path in paths]
