@@ -237,14 +237,14 @@ def _editing() -> ModuleType | None:
     except ImportError:
         return None
     readline.set_completer_delims("")
-    readline.set_completer(lambda text, state: (completions(text) + [None])[state])
+    readline.set_completer(lambda text, state: dict(enumerate(completions(text))).get(state))
     # macOS often has libedit behind the same name.
     libedit = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
     return readline
 
 
-def completions(line: str) -> list[str | None]:
+def completions(line: str) -> list[str]:
     """What the typed beginning of a command or of a picture's path can become."""
     command, space, path = line.partition(" ")
     if not line.startswith("/"):
