@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import sightling
+
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "sightling"
 
@@ -20,8 +22,8 @@ LAYERS = ("world", "data", "sight", "model", "train", "decode", "evaluate", "ali
 FLOOR = ("errors", "registry", "parts")
 """Single files below every package."""
 
-PUBLIC = {"__version__": None, "load": "model", "ask": "decode"}
-"""What ``sightling`` itself offers, and the layer that each name comes from."""
+PUBLIC = sightling._HOMES
+"""What ``sightling`` itself offers, and the module that each name comes from."""
 
 LOADING = "loading"
 """The file behind ``sightling.load``; it stands on the model and on nothing above it."""
@@ -73,14 +75,14 @@ def imported(path: Path) -> list[tuple[int, str]]:
 def inner(name: str) -> str | None:
     """The layer (or floor file) behind an imported name of ours; ``None`` for what is below all or foreign."""
     steps = name.split(".")
-    if steps[0] != "sightling" or len(steps) < 2 or steps[1] in FLOOR:
+    if steps[0] != "sightling" or len(steps) < 2 or steps[1] in (*FLOOR, "__version__"):
         return None
     if steps[1] == LOADING:
         return "model"
     if steps[1] in LAYERS:
         return steps[1]
     assert steps[1] in PUBLIC, f"{name} is neither a package of the house nor a public name of sightling"
-    return PUBLIC[steps[1]]
+    return inner(PUBLIC[steps[1]])
 
 
 @pytest.mark.parametrize("layer", LAYERS)
