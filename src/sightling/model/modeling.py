@@ -17,15 +17,19 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 
-from sightling.errors import UserError
+from sightling.errors import UserError, nearest
 from sightling.model.config import VisionLanguageConfig
+from sightling.model.loading import check_keys, readable
 from sightling.model.mask import tree_mask
 from sightling.sight.encoders import Encoder
 
 IGNORED = -100
 """The label of a position that the loss does not count."""
+
+PASSED_ON = frozenset(TransformersKwargs.__annotations__) | {"cache_position"}
+"""What :meth:`VisionLanguageModel.forward` hands to the language model besides its own arguments."""
 
 
 @dataclass
@@ -35,6 +39,8 @@ class VisionLanguageOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
     image_features: Tensor | None = None
 
 
@@ -53,10 +59,13 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: VisionLanguageConfig) -> None:
         super().__init__(config)
+        self.loss_type = "ForCausalLM"
         self.encoder = Encoder(config.vision_config, config.encoder_options())
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         width = self.language_model.get_input_embeddings().embedding_dim
         self.connector = config.connector_options().build(self.encoder.width, width)
+        # The placeholder stands for a picture; an answer brings none.
+        self.generation_config.suppress_tokens = [config.image_token_id]
         self.post_init()
 
     # ---- parts
@@ -119,10 +128,11 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         input_ids_BT: Tensor,
         *,
         image_features_NQD: Tensor | None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Any = None,
         position_ids_BT: Tensor | None = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
+        **kwargs: Any,
     ) -> Any:
         """The language model's last hidden states for text and visual tokens together."""
         return self.get_decoder()(
@@ -131,7 +141,31 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             position_ids=position_ids_BT,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            **kwargs,
         )
+
+    def packed_mask(self, document_ids_BT: Tensor, branch_ids_BT: Tensor, position_ids_BT: Tensor) -> Any:
+        """The attention mask of packed rows: one, or one a kind of layer where layers see windows.
+
+        Raises:
+            UserError: a kind of layer or of attention that cannot keep the documents of a row apart.
+        """
+        config = self.language_model.config
+        kinds = set(getattr(config, "layer_types", None) or [])
+        strange = kinds - {"full_attention", "sliding_attention"}
+        if strange:
+            raise UserError(f"a {config.model_type} cannot be trained in packed rows: it has layers of {sorted(strange)}")
+        if "flash" in str(config._attn_implementation):
+            raise UserError(
+                f"attn_implementation {config._attn_implementation!r} takes no mask, which packed rows need; use 'sdpa'"
+            )
+        dtype = self.get_input_embeddings().weight.dtype
+        full = tree_mask(document_ids_BT, branch_ids_BT, dtype)
+        window = getattr(config, "sliding_window", None)
+        if window is None or kinds == {"full_attention"} or int(position_ids_BT.max()) < window:
+            return full
+        sliding = tree_mask(document_ids_BT, branch_ids_BT, dtype, position_ids_BT=position_ids_BT, window=window)
+        return {"full_attention": full, "sliding_attention": sliding} if kinds else sliding
 
     def supervised_loss(
         self,
@@ -152,10 +186,13 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
 
         Returns:
             (loss summed over S, number of argmax hits among S), both scalars.
+
+        Raises:
+            UserError: a language model that cannot be trained in packed rows.
         """
         if image_features is None and pixel_values is not None:
             image_features = self.get_image_features(pixel_values)
-        mask = tree_mask(document_ids, branch_ids, self.get_input_embeddings().weight.dtype)
+        mask = self.packed_mask(document_ids, branch_ids, position_ids)
         hidden_BTD = self.decode(
             input_ids, image_features_NQD=image_features, attention_mask=mask, position_ids_BT=position_ids,
             use_cache=False,
@@ -185,9 +222,17 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
 
         ``pixel_values`` are the encoder inputs of all pictures in row order; ``image_features`` are their
         visual tokens where they are already known (encoded once, asked often).
+
+        Raises:
+            TypeError: an argument that neither this model nor its language model knows.
         """
         if input_ids is None:
             raise ValueError("input_ids is missing; a vision-language model places pictures by their placeholders")
+        passed = {name: value for name, value in kwargs.items() if value is not None and name != "return_dict"}
+        for name in passed:
+            if name not in PASSED_ON:
+                raise TypeError(f"forward() has no argument {name!r}; {nearest(name, PASSED_ON | {'pixel_values'})}")
+        counted = passed.pop("num_items_in_batch", None)
         if image_features is None and pixel_values is not None:
             image_features = self.get_image_features(pixel_values)
         output = self.decode(
@@ -197,15 +242,23 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             position_ids_BT=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            **passed,
         )
         hidden_BTD = output.last_hidden_state
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.get_output_embeddings()(hidden_BTD[:, keep])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=counted
+            )
         return VisionLanguageOutput(
-            loss=loss, logits=logits, past_key_values=output.past_key_values, image_features=image_features
+            loss=loss,
+            logits=logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            image_features=image_features,
         )
 
     def prepare_inputs_for_generation(
@@ -223,6 +276,25 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             inputs["image_features"] = image_features
         return inputs
 
+    def _expand_inputs_for_generation(  # type: ignore[override]
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """Several answers a row: a row's pictures are repeated with it, all of them before the next row's."""
+        several = {name: kwargs.pop(name) for name in ("pixel_values", "image_features") if name in kwargs}
+        marks_B = (input_ids == self.config.image_token_id).sum(1).tolist() if input_ids is not None else []
+        for name, tensor in several.items():
+            if tensor is None or expand_size == 1:
+                continue
+            each, left = divmod(sum(marks_B), len(tensor))
+            if left or any(marks % each for marks in marks_B):
+                raise ValueError(f"{marks_B} image placeholders in the rows cannot be shared by {len(tensor)} {name}")
+            blocks = tensor.split([marks // each for marks in marks_B])
+            several[name] = torch.cat([block for block in blocks for _ in range(expand_size)])
+        input_ids, expanded = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **kwargs
+        )
+        return input_ids, {**expanded, **several}
+
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Load strictly: a missing, extra or misshapen key is refused by its name.
@@ -232,16 +304,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         # Mismatched shapes are collected instead of raised, so that all three kinds are told alike.
-        model, info = super().from_pretrained(
-            path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
-        for kind, phrase in (
-            ("missing_keys", "lack the key"),
-            ("unexpected_keys", "hold an unknown key"),
-            ("mismatched_keys", "hold a key of another shape"),
-        ):
-            keys = sorted(str(key) for key in info[kind])
-            if keys:
-                more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
-                raise UserError(f"the weights in {path} {phrase}: {keys[0]}{more}; they belong to another model")
+        told = {**kwargs, "ignore_mismatched_sizes": True, "use_safetensors": True, "output_loading_info": True}
+        with readable(path, "model"):
+            model, info = super().from_pretrained(path, *args, **told)
+        check_keys(info, path)
         return (model, info) if wants_info else model
