@@ -9,7 +9,7 @@ import torch
 from sightling.data.sample import Picture, Sample, Turn, question
 from sightling.decode.batch import answer_all
 from sightling.errors import UserError
-from tiny import by_transformers, picture, tiny
+from tinymodel import by_transformers, picture, tiny
 
 
 def varied() -> list[Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -82,7 +83,7 @@ def _opened(paths: list[str], question: str) -> list[Picture]:
     """The pictures, decoded: what is wrong with one is told before a model is loaded."""
     from sightling.data.sample import Picture
 
-    if Path(question).is_file():
+    if os.path.isfile(question):
         raise UserError(f'the last argument is the question, but {question} is a file; add "a question in quotes"')
     if not paths:
         raise UserError('a picture and a question are needed: sightling ask MODEL PICTURE "what colour is it?"')

@@ -109,7 +109,7 @@ class Terminal:
             "/image": self._image, "/new": self._new, "/help": self._help, "/quit": self._quit
         }  # fmt: skip
         if name not in commands:
-            hint = "a picture is added by /image PATH" if Path(_unquoted(line)).is_file() else nearest(name, commands)
+            hint = "a picture is added by /image PATH" if os.path.isfile(_unquoted(line)) else nearest(name, commands)
             raise UserError(f"there is no command {name!r}; {hint}")
         commands[name](rest.strip())
 
@@ -168,7 +168,7 @@ class Terminal:
     # ---- what is said beside the answers
 
     def _note(self, text: str) -> None:
-        self._console.print(Text(text, "dim"))
+        self._console.print(Text(text, "dim"), soft_wrap=True)
 
     def _fail(self, text: str) -> None:
         self._failed = True

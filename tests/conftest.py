@@ -1,0 +1,30 @@
+"""What tests of several packages need. That this file is here makes ``tests/tinymodel.py`` importable everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random model; nobody changes it."""
+    from sightling.loading import quiet
+    from tinymodel import tiny
+
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    model, processor = tiny()
+    with quiet():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def png(tmp_path: Path) -> Path:
+    """A small picture file."""
+    path = tmp_path / "red.png"
+    Image.new("RGB", (48, 40), (200, 10, 10)).save(path)
+    return path
