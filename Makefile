@@ -30,11 +30,11 @@ lint: install  ## style and types
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
-bench: install  ## the figures of docs/performance.md, measured on this machine
+bench: install  ## throughput against transformers' Trainer, in one run on this machine
 	$(BIN)/python benchmarks/throughput.py
 
-docs: install  ## the pictures of the README, drawn from a finished quickstart
-	$(BIN)/python benchmarks/drawn_elsewhere.py docs/pictures
+docs: install  ## check that the documents tell what exists: commands, keys, files, links
+	$(BIN)/python -m pytest tests/test_readme.py tests/test_house.py
 
 clean:  ## remove what can be made again (never runs/)
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info

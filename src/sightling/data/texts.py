@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from pydantic import Field, field_validator
 
-from sightling.data.source import SOURCES, Source
+from sightling.data.sources import SOURCES, Source
 from sightling.data.world import WorldOptions, WorldSource
 from sightling.errors import UserError
 from sightling.parts import Part, make

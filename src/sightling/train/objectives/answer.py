@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from sightling.data.augment import Augment
 from sightling.data.sample import Picture, Sample
-from sightling.data.source import SOURCES, Source
+from sightling.data.sources import SOURCES, Source
 from sightling.model.modeling import IGNORED
 from sightling.model.processor import Encoded, VisionLanguageProcessor
 from sightling.parts import Part

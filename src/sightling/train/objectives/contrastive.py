@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sightling.data.source import SOURCES
+from sightling.data.sources import SOURCES
 from sightling.parts import Part
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
 from sightling.train.objectives.pairs import open_pairs, single_inputs
