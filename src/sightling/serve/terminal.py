@@ -179,8 +179,9 @@ def banner(session: Session, name: str) -> Table:
     """The model's name, its parts with their parameters, and how to begin."""
     model, processor = session.model, session.processor
     config, size = model.config, processor.image_processor.image_size
+    tower = config.vision_config.model_type.removesuffix("_vision_model")
     kinds = {
-        "encoder": f"{config.vision_config.model_type}, {size} px, patches of {processor.image_processor.patch_size}",
+        "encoder": f"{tower}, {size} px, patches of {processor.image_processor.patch_size}",
         "connector": str(config.connector["type"]),
         "language_model": f"{config.text_config.model_type}, {_layers(config.text_config)}",
     }
