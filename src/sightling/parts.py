@@ -35,8 +35,12 @@ def one_sentence(error: ValidationError, model: type[BaseModel], told: Mapping[s
     deepest in it is told.
     """
     problems = error.errors()
-    same_key = [problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]]
-    first = max(same_key, key=lambda problem: len(_steps(problem, told)))
+    chosen = [problem for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1]]
+    first = max(chosen, key=lambda problem: len(_steps(problem, told)))
+    if first["type"] == "missing":
+        # A key that is missing may stand there misspelt, which says more.
+        beside = [problem for problem in problems if problem["loc"][:-1] == first["loc"][:-1]]
+        first = next((problem for problem in beside if problem["type"] == "extra_forbidden"), first)
     steps = _steps(first, told)
     key = ".".join([where, *map(str, steps)])
     if first["type"] == "extra_forbidden":

@@ -126,13 +126,16 @@ class FileTextOptions(TextOptions):
         """The file's lines.
 
         Raises:
-            UserError: no such file, no UTF-8, or nothing in it.
+            UserError: no such file, not readable, no UTF-8, or nothing in it.
         """
         path = Path(self.path)
         if not path.is_file():
             raise UserError(f"text file {path} does not exist")
         try:
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            # Only a line break ends a text: splitlines would cut at a dozen rarer characters too.
+            lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+        except OSError as error:
+            raise UserError(f"text file {path} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise UserError(f"text file {path} is not UTF-8: {error.reason} at byte {error.start}") from None
         if not lines:

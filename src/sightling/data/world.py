@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from random import Random
 from typing import Any
 
@@ -115,7 +116,7 @@ class WorldOptions(SourceOptions):
     """The ``data`` section of a stage that learns from the small world.
 
     ``families`` and ``languages`` are lists, or mappings with weights; ``scene`` holds the keys of
-    :class:`sightling.world.scenes.SceneSpec`. ``seed`` is added to the stage's own.
+    :class:`sightling.world.scenes.SceneSpec`. ``length`` is how many pictures there are; 0 is endless.
     """
 
     scene: dict[str, Any] = Field(default_factory=dict)
@@ -129,7 +130,8 @@ class WorldOptions(SourceOptions):
     @field_validator("families", "languages", mode="before")
     @classmethod
     def _weights(cls, value: Any) -> Any:
-        return {name: 1.0 for name in value} if isinstance(value, (list, tuple)) else value
+        listed = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+        return {name: 1.0 for name in value} if listed else value
 
     @field_validator("families")
     @classmethod
@@ -168,7 +170,7 @@ def _known(value: dict[str, float], known: Any, kind: str) -> dict[str, float]:
     for name, weight in value.items():
         if name not in known:
             raise ValueError(f"there is no {kind} {name!r}; {nearest(name, known)}")
-        if weight < 0:
+        if not (isfinite(weight) and weight >= 0):
             raise ValueError(f"the weight of {name!r} is {weight}; it must be 0 or more")
     if not any(value.values()):
         raise ValueError(f"no {kind} has a weight above 0")

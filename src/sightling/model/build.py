@@ -8,16 +8,22 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from sightling.errors import UserError, nearest
 from sightling.model.config import VisionLanguageConfig
 from sightling.model.image_processor import VisionLanguageImageProcessor
+from sightling.model.language import language_config, load_language_model
 from sightling.model.modeling import VisionLanguageModel
+from sightling.model.pretrained import load_config, load_preprocessing, load_tokenizer, load_weights
 from sightling.model.processor import VisionLanguageProcessor
 from sightling.model.template import TEMPLATES
-from sightling.parts import Part, validate
-from sightling.sight.encoders import TOWERS, EncoderOptions, tower_config
+from sightling.model.vocabulary import add_control_tokens, fit_rows, rounded
+from sightling.parts import Part, make, validate
+from sightling.sight.connectors import CONNECTORS
+from sightling.sight.encoders import STATISTICS, TOWERS, EncoderOptions, Statistics, tower_config
+from sightling.sight.preprocess import RESAMPLE
+from sightling.sight.tiling import TILINGS
 
 ENCODER_KEYS = tuple(EncoderOptions.model_fields)
 """What a recipe says of how a tower is used, beside the tower's own sizes."""
@@ -26,9 +32,9 @@ ENCODER_KEYS = tuple(EncoderOptions.model_fields)
 class ModelSection(Part):
     """A recipe's ``model``: what it is made of.
 
-    ``tokenizer`` is ``{pretrained: PATH}``; left out, a stage of type ``tokenizer`` trains it.
     ``encoder`` and ``language_model`` are ``{type: ..., <sizes>}`` for random weights or
-    ``{pretrained: PATH}``. ``connector`` and ``tiling`` name registered parts.
+    ``{pretrained: PATH}``. ``tokenizer`` is ``{pretrained: PATH}``; left out, a stage of type ``tokenizer``
+    trains it, or it is the pretrained language model's own. ``connector`` and ``tiling`` name registered parts.
     """
 
     encoder: dict[str, Any]
@@ -38,65 +44,84 @@ class ModelSection(Part):
     tokenizer: dict[str, Any] = Field(default_factory=dict)
     template: str = "chatml"
 
+    def encoder_options(self) -> dict[str, Any]:
+        """How the tower is used."""
+        return {key: value for key, value in self.encoder.items() if key in ENCODER_KEYS}
 
-def language_config(options: Mapping[str, Any], where: str = "model.language_model") -> PreTrainedConfig:
-    """The transformers configuration of a causal language model from ``{type: llama, hidden_size: ...}``.
-
-    Sizes that follow from others are filled in where they are not said: heads of width 64, and a
-    feed-forward width of 8/3 of the hidden size, rounded up to a multiple of 64.
-
-    Raises:
-        UserError: an unknown type or key, with the nearest known one.
-    """
-    rest = dict(options)
-    name = str(rest.pop("type", ""))
-    known_types = ("llama", "qwen2", "qwen3", "mistral", "qwen3_moe")
-    if name not in known_types:
-        raise UserError(f"{where}.type: there is no language model {name!r}; {nearest(name, known_types)}")
-    known = set(AutoConfig.for_model(name).to_dict())
-    for key in rest:
-        if key not in known:
-            raise UserError(f"{where} has no key {key!r}; {nearest(key, known)}")
-    if "hidden_size" in rest:
-        width = rest["hidden_size"]
-        rest.setdefault("num_attention_heads", max(1, width // 64))
-        rest.setdefault("num_key_value_heads", rest["num_attention_heads"])
-        rest.setdefault("head_dim", width // rest["num_attention_heads"])
-        rest.setdefault("intermediate_size", -(-width * 8 // 3 // 64) * 64)
-    rest.setdefault("tie_word_embeddings", True)
-    return AutoConfig.for_model(name, **rest)
+    def tower(self) -> dict[str, Any]:
+        """What the tower is."""
+        return {key: value for key, value in self.encoder.items() if key not in ENCODER_KEYS}
 
 
-def find_tokenizer(section: ModelSection, workdir: Path) -> Any:
-    """The tokenizer that the recipe names, or the one that a stage of this run trained.
+def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
+    """Everything of a ``model`` section that can be wrong before a file is opened.
 
     Raises:
-        UserError: neither exists.
+        UserError: an unknown part or key (with the nearest known one), a wrong value, or parts that do not fit.
     """
-    told = dict(section.tokenizer)
-    source = told.pop("pretrained", None)
-    if told:
-        key = next(iter(told))
-        raise UserError(f"model.tokenizer has no key {key!r}; {nearest(key, ('pretrained',))}")
-    path = source or workdir / "tokenizer"
-    if source is None and not Path(path).is_dir():
+    section = validate(ModelSection, told, where)
+    TEMPLATES.get(section.template, where=f"{where}.template")
+    make(TILINGS, section.tiling, f"{where}.tiling")
+    connector = make(CONNECTORS, section.connector, f"{where}.connector")
+    options = validate(EncoderOptions, section.encoder_options(), f"{where}.encoder")
+    if _pretrained(section.tower(), f"{where}.encoder") is None:
+        tower = tower_config(section.tower(), f"{where}.encoder")
+        grid = tower.image_size // tower.patch_size
+        connector.tokens(grid, grid, int(options.keep_cls))
+    elif options.stem is not None:
+        raise UserError(f"{where}.encoder.stem is for a tower grown from nothing; a pretrained one has its own")
+    if _pretrained(section.language_model, f"{where}.language_model") is None:
+        language_config(section.language_model, f"{where}.language_model")
+    for key in section.tokenizer:
+        if key != "pretrained":
+            raise UserError(f"{where}.tokenizer has no key {key!r}; {nearest(key, ('pretrained',))}")
+    return section
+
+
+def _pretrained(told: Mapping[str, Any], where: str) -> str | None:
+    """Where a part's weights come from; ``None`` for a part that is grown from nothing."""
+    if "pretrained" not in told:
+        if "type" not in told:
+            raise UserError(f"{where} needs a type, or pretrained with a path")
+        return None
+    for key in told:
+        if key != "pretrained":
+            raise UserError(f"{where}.{key} cannot be set beside pretrained; what is loaded has its own sizes")
+    if not isinstance(told["pretrained"], str):
+        raise UserError(f"{where}.pretrained = {told['pretrained']!r} is wrong: it must be a path or a name")
+    return told["pretrained"]
+
+
+def find_tokenizer(section: ModelSection, workdir: Path) -> tuple[Any, Any]:
+    """The tokenizer that the recipe names, that a stage of this run trained, or the language model's; and its path.
+
+    Raises:
+        UserError: none of them exists.
+    """
+    path = section.tokenizer.get("pretrained")
+    if path is None and (workdir / "tokenizer").is_dir():
+        path = workdir / "tokenizer"
+    path = path or section.language_model.get("pretrained")
+    if path is None:
         raise UserError(
             "the recipe names no tokenizer and trains none; set model.tokenizer.pretrained or add a stage of "
             "type tokenizer"
         )
-    return AutoTokenizer.from_pretrained(path)
+    return load_tokenizer(path), path
 
 
-def build_processor(section: ModelSection, vision: PreTrainedConfig, tokenizer: Any) -> VisionLanguageProcessor:
+def build_processor(
+    section: ModelSection, vision: PreTrainedConfig, tokenizer: Any, resample: str = "bicubic"
+) -> VisionLanguageProcessor:
     """The processor for a tower's sizes and the recipe's tiling and connector."""
-    options = validate(EncoderOptions, {k: v for k, v in section.encoder.items() if k in ENCODER_KEYS}, "model.encoder")
-    extra = 1 if options.keep_cls else 0
+    options = validate(EncoderOptions, section.encoder_options(), "model.encoder")
     image_processor = VisionLanguageImageProcessor(
         image_size=vision.image_size,
         patch_size=vision.patch_size,
-        extra_features=extra,
+        extra_features=int(options.keep_cls),
         tiling=section.tiling,
         connector=section.connector,
+        resample=resample,
     )
     # Counting once here makes a grid that the connector cannot take an error now, not in the first batch.
     image_processor.count(vision.image_size, vision.image_size)
@@ -114,52 +139,59 @@ def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> t
     Raises:
         UserError: an unknown part, key or path, or parts that do not fit together.
     """
-    section = validate(ModelSection, model_section, "model")
-    TEMPLATES.get(section.template, where="model.template")
-    told_encoder = {key: value for key, value in section.encoder.items() if key not in ENCODER_KEYS}
-    told_language = dict(section.language_model)
-    encoder_path, language_path = told_encoder.pop("pretrained", None), told_language.pop("pretrained", None)
-    vision = pretrained_vision_config(encoder_path) if encoder_path else tower_config(told_encoder)
-    text = AutoConfig.from_pretrained(language_path) if language_path else language_config(told_language)
-    tokenizer = find_tokenizer(section, workdir)
-    processor = build_processor(section, vision, tokenizer)
-    if not language_path:
-        # A multiple of 64 keeps the output head's matrix product at full speed.
-        text.vocab_size = -(-len(tokenizer) // 64) * 64
+    section = check_model(model_section)
+    encoder_path = section.encoder.get("pretrained")
+    language_path = section.language_model.get("pretrained")
+    vision = pretrained_vision_config(encoder_path) if encoder_path else tower_config(section.tower())
+    usage, resample = section.encoder_options(), "bicubic"
+    if encoder_path:
+        found, resample = prepared_as(encoder_path)
+        usage = {**found, **usage}
+    tokenizer, tokenizer_path = find_tokenizer(section, workdir)
+    known = len(tokenizer)
+    add_control_tokens(tokenizer, TEMPLATES.get(section.template), tokenizer_path)
+    processor = build_processor(section, vision, tokenizer, resample)
+    language_model = None
+    if language_path:
+        language_model = load_language_model(language_path)
+        fit_rows(language_model, known, len(tokenizer), language_path)
+        text = language_model.config
+    else:
+        text = language_config(section.language_model)
+        least = len(tokenizer)
+        text.vocab_size = section.language_model.get("vocab_size", rounded(least))
+        if text.vocab_size < least:
+            raise UserError(f"model.language_model.vocab_size = {text.vocab_size} is less than the tokenizer's {least}")
         text.pad_token_id, text.eos_token_id = processor.pad_token_id, processor.stop_token_id
         text.bos_token_id = None
-    elif text.vocab_size < len(tokenizer):
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, but {language_path} has {text.vocab_size} embeddings"
-        )
     config = VisionLanguageConfig(
         vision_config=vision,
         text_config=text,
-        encoder={key: value for key, value in section.encoder.items() if key in ENCODER_KEYS},
+        encoder=usage,
         connector=section.connector,
         tiling=section.tiling,
         image_token_id=processor.image_token_id,
     )
+    tower = load_weights(TOWERS[vision.model_type][1], encoder_path, vision) if encoder_path else None
     torch.manual_seed(seed)
-    model = VisionLanguageModel(config)
-    quiet_residuals(model)
-    if encoder_path:
-        model.encoder.tower = load_strictly(TOWERS[vision.model_type][1], encoder_path)
-    if language_path:
-        model.language_model = load_strictly(AutoModelForCausalLM, language_path)
+    model = VisionLanguageModel(config, tower=tower, language_model=language_model)
+    quiet_residuals(*([] if tower else [model.encoder.tower]), *([] if language_model else [model.language_model]))
     model.generation_config.eos_token_id = processor.stop_token_id
     model.generation_config.pad_token_id = processor.pad_token_id
+    # Rows of the output head behind the last token mean nothing, and the placeholder is no word.
+    unused = range(len(tokenizer), text.vocab_size)
+    model.generation_config.suppress_tokens = sorted({processor.image_token_id, *unused})
     return model, processor
 
 
-def quiet_residuals(model: VisionLanguageModel) -> None:
-    """Zero the last matrix of every residual branch, so that a new model starts as its embeddings alone.
+def quiet_residuals(*parts: torch.nn.Module) -> None:
+    """Zero the last matrix of every residual branch, so that a new part starts as its embeddings alone.
 
     Source of the method: Goyal et al. 2017 and Zhang et al. 2019 (Fixup). On the small world an encoder of
-    two layers learns shapes in half the steps with it; weights that are loaded afterwards are not touched.
+    two layers learns shapes in half the steps with it.
     """
     ends = ("out_proj", "fc2", "o_proj", "down_proj")
-    for part in (model.encoder.tower, model.language_model):
+    for part in parts:
         for name, module in part.named_modules():
             if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] in ends:
                 torch.nn.init.zeros_(module.weight)
@@ -168,24 +200,32 @@ def quiet_residuals(model: VisionLanguageModel) -> None:
 
 
 def pretrained_vision_config(path: str) -> PreTrainedConfig:
-    """The tower's configuration of a checkpoint: its own, or the vision part of an image-text model's."""
-    config = AutoConfig.from_pretrained(path)
+    """The tower's configuration of a checkpoint: its own, or the vision part of an image-text model's.
+
+    Raises:
+        UserError: no model there, or one without a tower of a known class.
+    """
+    config = load_config(path)
     config = getattr(config, "vision_config", config)
     if config.model_type not in TOWERS:
         raise UserError(f"{path} holds a {config.model_type!r}; {nearest(config.model_type, TOWERS)}")
+    if hasattr(config, "vision_use_head"):
+        # The pooling head is not on the way to the language model; computing it would be thrown away.
+        config.vision_use_head = False
     return config
 
 
-def load_strictly(kind: Any, path: str) -> Any:
-    """``kind.from_pretrained(path)``; weights that are missing from the checkpoint are refused.
-
-    Keys of the checkpoint that belong to another tower (the text half of a CLIP model) are left aside.
+def prepared_as(path: str) -> tuple[dict[str, Any], str]:
+    """How a checkpoint says that its pictures were normalised (empty where it does not) and resized.
 
     Raises:
-        UserError: a missing or misshapen key.
+        UserError: it says it in a form that cannot be followed.
     """
-    model, info = kind.from_pretrained(path, output_loading_info=True)
-    missing = sorted(str(key) for key in info["missing_keys"])
-    if missing:
-        raise UserError(f"the weights in {path} lack {len(missing)} keys, the first is {missing[0]}")
-    return model
+    told = load_preprocessing(path)
+    names = {int(filter): name for name, filter in RESAMPLE.items()}
+    resample = names.get(told.get("resample", int(RESAMPLE["bicubic"])), "bicubic")
+    if "image_mean" not in told or told.get("do_normalize") is False:
+        return {}, resample
+    given = validate(Statistics, {"mean": told["image_mean"], "std": told.get("image_std")}, f"{path}: preprocessor")
+    named = [name for name, statistics in STATISTICS.items() if statistics == given]
+    return {"normalise": named[0] if named else given.model_dump(mode="json")}, resample

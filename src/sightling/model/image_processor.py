@@ -11,9 +11,10 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from sightling.data.pictures import to_rgb
+from sightling.errors import UserError, nearest
 from sightling.parts import make
 from sightling.sight.connectors import CONNECTORS
-from sightling.sight.preprocess import to_pixels
+from sightling.sight.preprocess import RESAMPLE, to_pixels
 from sightling.sight.tiling import TILINGS, Placement
 
 
@@ -26,6 +27,10 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         extra_features: features an encoder input has beside its grid (1 for a kept CLS token).
         tiling: ``{"type": name, ...}`` of a tiling scheme.
         connector: ``{"type": name, ...}`` of a connector; it decides how many tokens a grid makes.
+        resample: ``bicubic`` or ``bilinear``.
+
+    Raises:
+        UserError: an unknown tiling scheme, connector, option or resampling.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 (transformers' contract)
@@ -37,6 +42,7 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         extra_features: int = 0,
         tiling: dict | None = None,
         connector: dict | None = None,
+        resample: str = "bicubic",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -45,6 +51,9 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         self.extra_features = extra_features
         self.tiling = dict(tiling or {"type": "single"})
         self.connector = dict(connector or {"type": "linear"})
+        self.resample = resample
+        if resample not in RESAMPLE:
+            raise UserError(f"there is no resampling {resample!r}; {nearest(resample, RESAMPLE)}")
         self._scheme = make(TILINGS, self.tiling, "tiling")
         self._connector = make(CONNECTORS, self.connector, "connector")
         self._counts: dict[tuple[int, int], int] = {}
@@ -68,7 +77,7 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
 
     def pixels(self, image: Image.Image) -> Tensor:
         """``uint8`` pixels_NCHW of one RGB picture."""
-        return to_pixels(image, self.plan(*image.size))
+        return to_pixels(image, self.plan(*image.size), resample=self.resample)
 
     def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
         """transformers' way in: one picture or a list of them, PIL."""

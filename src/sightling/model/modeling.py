@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,8 +22,8 @@ from transformers.utils import ModelOutput, TransformersKwargs
 
 from sightling.errors import UserError, nearest
 from sightling.model.config import VisionLanguageConfig
-from sightling.model.loading import check_keys, readable
 from sightling.model.mask import tree_mask
+from sightling.model.pretrained import check_keys, readable
 from sightling.sight.encoders import Encoder
 
 IGNORED = -100
@@ -45,7 +46,13 @@ class VisionLanguageOutput(ModelOutput):
 
 
 class VisionLanguageModel(PreTrainedModel, GenerationMixin):
-    """Encoder + connector + causal language model."""
+    """Encoder + connector + causal language model.
+
+    Args:
+        config: what it is made of.
+        tower: an image tower with its weights; without it a new one.
+        language_model: a causal language model with its weights; without it a new one.
+    """
 
     config_class = VisionLanguageConfig
     base_model_prefix = ""
@@ -57,11 +64,21 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def __init__(self, config: VisionLanguageConfig) -> None:
+    def __init__(
+        self,
+        config: VisionLanguageConfig,
+        *,
+        tower: PreTrainedModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ) -> None:
         super().__init__(config)
         self.loss_type = "ForCausalLM"
-        self.encoder = Encoder(config.vision_config, config.encoder_options())
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        for loaded in (tower, language_model):
+            # What is loaded keeps its weights when the new parts draw theirs.
+            for module in loaded.modules() if loaded is not None else ():
+                module._is_hf_initialized = True
+        self.encoder = Encoder(config.vision_config, config.encoder_options(), tower)
+        self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         width = self.language_model.get_input_embeddings().embedding_dim
         self.connector = config.connector_options().build(self.encoder.width, width)
         # The placeholder stands for a picture; an answer brings none.
@@ -154,12 +171,12 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         kinds = set(getattr(config, "layer_types", None) or [])
         strange = kinds - {"full_attention", "sliding_attention"}
         if strange:
-            raise UserError(f"a {config.model_type} cannot be trained in packed rows: it has layers of {sorted(strange)}")
+            raise UserError(f"a {config.model_type} cannot be trained in packed rows: its layers are {sorted(kinds)}")
         if "flash" in str(config._attn_implementation):
             raise UserError(
                 f"attn_implementation {config._attn_implementation!r} takes no mask, which packed rows need; use 'sdpa'"
             )
-        dtype = self.get_input_embeddings().weight.dtype
+        dtype = next(self.get_input_embeddings().parameters()).dtype
         full = tree_mask(document_ids_BT, branch_ids_BT, dtype)
         window = getattr(config, "sliding_window", None)
         if window is None or kinds == {"full_attention"} or int(position_ids_BT.max()) < window:
@@ -276,7 +293,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             inputs["image_features"] = image_features
         return inputs
 
-    def _expand_inputs_for_generation(  # type: ignore[override]
+    def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
     ) -> Any:
         """Several answers a row: a row's pictures are repeated with it, all of them before the next row's."""
@@ -296,7 +313,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         return input_ids, {**expanded, **several}
 
     @classmethod
-    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load strictly: a missing, extra or misshapen key is refused by its name.
 
         Raises:

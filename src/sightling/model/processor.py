@@ -6,16 +6,19 @@ tokens, labels on the assistant's words only, and control tokens kept out of eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
 from sightling.data.sample import Picture, Sample, Turn
 from sightling.errors import UserError
 from sightling.model.image_processor import VisionLanguageImageProcessor
+from sightling.model.messages import sample_of
 from sightling.model.modeling import IGNORED
 from sightling.model.template import TEMPLATES, Template
 from sightling.model.tokenizer import PlainText
@@ -41,6 +44,46 @@ class Encoded:
     trunk_pictures: int = 0
 
 
+@dataclass(slots=True)
+class _Row:
+    """Ids and labels as they grow; ``text`` waits until a control token ends it.
+
+    Text between two control tokens is cut into tokens as one, whoever wrote its parts, as it is when the whole
+    conversation is one string.
+    """
+
+    plain: PlainText
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    text: str = ""
+
+    def add(self, ids: Sequence[int], counted: bool = False) -> None:
+        self.ids += ids
+        self.labels += ids if counted else [IGNORED] * len(ids)
+
+    def flush(self) -> None:
+        if self.text:
+            self.add(self.plain(self.text))
+            self.text = ""
+
+    def template(self, pieces: Sequence[int | str], counted: bool = False) -> None:
+        for piece in pieces:
+            if isinstance(piece, str):
+                self.text += piece
+            else:
+                self.flush()
+                self.add((piece,), counted)
+
+    def answer(self, words: str, counted: bool) -> None:
+        """An assistant's words, cut as they are behind the opening, unless a token would straddle the two."""
+        before = self.plain(self.text) if self.text else ()
+        both = self.plain(self.text + words) if words else before
+        own = both[len(before) :] if both[: len(before)] == before else self.plain(words)
+        self.text = ""
+        self.add(before)
+        self.add(own, counted)
+
+
 class VisionLanguageProcessor(ProcessorMixin):
     """Tokenizer, image processor and chat template of a model."""
 
@@ -52,13 +95,14 @@ class VisionLanguageProcessor(ProcessorMixin):
         template: str = "chatml",
         **kwargs: Any,
     ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
-        self.template = template
         self._format: Template = TEMPLATES.get(template)
+        # A pretrained tokenizer's own chat template may be another format; what is trained is this one.
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or self._format.jinja())
+        self.template = template
         self._plain = PlainText(tokenizer)
         self._control = {token: self._control_id(token) for token in self._format.control}
-        self._segments: dict[str, tuple[int, ...]] = {}
-        self._visual: dict[int, tuple[int, ...]] = {}
+        self._boundary = re.compile("(" + "|".join(map(re.escape, sorted(self._control, key=len, reverse=True))) + ")")
+        self._split: dict[str, tuple[int | str, ...]] = {}
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -92,76 +136,88 @@ class VisionLanguageProcessor(ProcessorMixin):
         """Ids of text that may hold anything; none of them is a control token."""
         return self._plain(text)
 
-    def _segment(self, text: str) -> tuple[int, ...]:
-        """Ids of the template's own strings, where control tokens are control tokens."""
-        ids = self._segments.get(text)
-        if ids is None:
-            ids = self._segments[text] = tuple(self.tokenizer.encode(text, add_special_tokens=False))
-        return ids
+    def _pieces(self, text: str) -> tuple[int | str, ...]:
+        """One of the template's own strings: control tokens as ids, what stands between them as text."""
+        pieces = self._split.get(text)
+        if pieces is None:
+            found = (piece for piece in self._boundary.split(text) if piece)
+            pieces = self._split[text] = tuple(self._control.get(piece, piece) for piece in found)
+        return pieces
 
     def visual(self, picture: Picture) -> tuple[int, ...]:
         """Ids that stand for one picture: its opening, its placeholders, its closing."""
-        count = self.image_processor.count(*picture.size())
-        ids = self._visual.get(count)
-        if ids is None:
-            before, after = self._segment(self._format.before_image), self._segment(self._format.after_image)
-            ids = self._visual[count] = (*before, *([self.image_token_id] * count), *after)
-        return ids
+        row = _Row(self._plain)
+        self._picture(picture, row)
+        row.flush()
+        return tuple(row.ids)
+
+    def _picture(self, picture: Picture, row: _Row) -> None:
+        row.template(self._pieces(self._format.before_image))
+        row.flush()
+        row.add([self.image_token_id] * self.image_processor.count(*picture.size()))
+        row.template(self._pieces(self._format.after_image))
 
     def encode(self, sample: Sample, *, prompt_only: bool = False) -> Encoded:
         """A sample as tokens and labels.
 
         With ``prompt_only`` the sample must end with a user turn, and the assistant's opening follows.
 
+        The ids are those that the Jinja template gives the same conversation, placeholders expanded, with two
+        exceptions: the last assistant turn ends with its stop token, and an answer that begins with a line
+        break is cut off from the opening before it, because generation begins there.
+
         Raises:
             UserError: no turns, an unknown role, or (with ``prompt_only``) a sample that does not end with the user.
         """
         if not sample.turns:
             raise UserError("the sample has no turns")
-        if prompt_only and sample.turns[-1].role == "assistant":
-            raise UserError("the sample ends with the assistant's turn; a prompt ends with the user's")
-        ids: list[int] = []
-        labels: list[int] = []
+        if prompt_only and sample.turns[-1].role != "user":
+            raise UserError(f"the sample ends with the {sample.turns[-1].role}'s turn; a prompt ends with the user's")
+        row = _Row(self._plain)
         pictures: list[Picture] = []
         trunk, trunk_pictures = 0, 0
         for index, turn in enumerate(sample.turns):
             if turn.role not in self._format.opens:
                 raise UserError(f"turn {index} has the role {turn.role!r}; known are {sorted(self._format.opens)}")
-            ids += self._segment(self._format.opens[turn.role])
-            labels += [IGNORED] * (len(ids) - len(labels))
-            self._body(turn, ids, pictures)
-            counted = turn.role == "assistant" and turn.supervised
-            labels += ids[len(labels) :] if counted else [IGNORED] * (len(ids) - len(labels))
+            row.template(self._pieces(self._format.opens[turn.role]))
+            answer = turn.role == "assistant"
+            counted = answer and turn.supervised
+            end = self._body(turn, row, pictures, counted)
             if turn.role == "user" and not any(earlier.role != "system" for earlier in sample.turns[:index]):
-                trunk, trunk_pictures = self._trunk(turn, ids), len(pictures)
-            close = self._segment(self._format.closes[turn.role])
-            last = index == len(sample.turns) - 1
-            if last and turn.role == "assistant":
-                # What follows the stop token of the last turn teaches nothing; it is not spent on.
-                close = close[: close.index(self.stop_token_id) + 1] if self.stop_token_id in close else close
-            ids += close
-            labels += [token if counted and token == self.stop_token_id else IGNORED for token in close]
+                trunk, trunk_pictures = end, len(pictures) if end else 0
+            for piece in self._pieces(self._format.closes[turn.role]):
+                stop = answer and piece == self.stop_token_id
+                row.template((piece,), counted and stop)
+                if stop and index == len(sample.turns) - 1:
+                    # What follows the stop token of the last turn teaches nothing; it is not spent on.
+                    break
         if prompt_only:
-            ids += self._segment(self._format.opens["assistant"])
-            labels += [IGNORED] * (len(ids) - len(labels))
-        return Encoded(tuple(ids), tuple(labels), tuple(pictures), trunk, trunk_pictures)
+            row.template(self._pieces(self._format.opens["assistant"]))
+        row.flush()
+        return Encoded(tuple(row.ids), tuple(row.labels), tuple(pictures), trunk, trunk_pictures)
 
-    def _body(self, turn: Turn, ids: list[int], pictures: list[Picture]) -> None:
+    def _body(self, turn: Turn, row: _Row, pictures: list[Picture], counted: bool) -> int:
+        """A turn's parts; returns where its last picture ends, 0 when it has none."""
+        end = 0
+        words = ""
         for part in turn.parts:
             if isinstance(part, str):
-                ids += self._plain(part)
-            else:
-                ids += self.visual(part)
-                pictures.append(part)
+                words += part
+                continue
+            self._say(turn, words, row, counted)
+            words = ""
+            self._picture(part, row)
+            pictures.append(part)
+            row.flush()
+            end = len(row.ids)
+        self._say(turn, words, row, counted)
+        return end
 
-    def _trunk(self, turn: Turn, ids: list[int]) -> int:
-        """Length of the prefix that ends with the last picture of this, the first, user turn."""
-        after = 0
-        for part in reversed(turn.parts):
-            if isinstance(part, Picture):
-                return len(ids) - after
-            after += len(self._plain(part))
-        return 0
+    def _say(self, turn: Turn, words: str, row: _Row, counted: bool) -> None:
+        if turn.role == "assistant":
+            row.answer(words, counted)
+        else:
+            row.text += words
 
     def prompt_text(self, sample: Sample) -> str:
         """The exact prompt as text, placeholders expanded."""
@@ -185,18 +241,25 @@ class VisionLanguageProcessor(ProcessorMixin):
         """Text (one or several rows) with one placeholder a picture, and the pictures in order.
 
         Text that comes this way has been through the chat template and is trusted: its control tokens are
-        control tokens. Samples go through :meth:`encode`, where they are not.
+        control tokens. Messages go through :meth:`apply_chat_template` and samples through :meth:`encode`,
+        where they are not.
+
+        ``images`` is one picture, a list of all rows' pictures, or a list of lists, one a row.
 
         Raises:
-            UserError: placeholders and pictures differ in number; both numbers are given.
+            UserError: placeholders and pictures differ in number (both are given), or a picture would be cut.
         """
         rows = [text] if isinstance(text, str) else list(text or [])
-        listed = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
-        flat = [image for entry in listed for image in (entry if isinstance(entry, (list, tuple)) else [entry])]
+        if not rows:
+            raise UserError("the processor was called without text; a picture stands where its placeholder is")
+        listed = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+        nested = bool(listed) and all(isinstance(entry, (list, tuple)) for entry in listed)
+        flat = [image for entry in listed for image in entry] if nested else listed
         mark = self._format.image
-        marks = sum(row.count(mark) for row in rows)
-        if marks != len(flat):
-            raise UserError(f"the text holds {marks} image placeholders, but {len(flat)} pictures were given")
+        marks = [row.count(mark) for row in rows]
+        given = [len(entry) for entry in listed] if nested else [len(flat)]
+        if (marks if nested else [sum(marks)]) != given:
+            raise UserError(f"the text holds {_told(marks)} image placeholders, but {_told(given)} pictures were given")
         upcoming = iter(flat)
         expanded = []
         for row in rows:
@@ -205,10 +268,84 @@ class VisionLanguageProcessor(ProcessorMixin):
             for piece in pieces[1:]:
                 joined += mark * self.image_processor.count(*next(upcoming).size) + piece
             expanded.append(joined)
+        kwargs.update(kwargs.pop("text_kwargs", None) or {})
+        kwargs.pop("images_kwargs", None)
+        for absent in ("videos", "audio"):
+            if kwargs.pop(absent, None) is not None:
+                raise UserError(f"the processor takes text and images, not {absent}")
         kwargs.setdefault("padding", len(rows) > 1)
         kwargs.setdefault("padding_side", "left")
-        kwargs.pop("images_kwargs", None)
         features = dict(self.tokenizer(expanded, add_special_tokens=False, **kwargs))
+        for ids, row in zip(features["input_ids"], expanded, strict=True):
+            kept = sum(int(token) == self.image_token_id for token in ids)
+            if kept != row.count(mark):
+                raise UserError(
+                    f"max_length cuts a picture: {kept} of its row's {row.count(mark)} placeholders would be left"
+                )
         if flat:
             features["pixel_values"] = self.image_processor.preprocess(flat)["pixel_values"]
         return BatchFeature(features)
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        *,
+        tokenize: bool = False,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Messages (one conversation or several) as a prompt text, or with ``tokenize`` as tensors for the model.
+
+        With ``tokenize``, what a message says never becomes a control token. As text it cannot be told apart:
+        treat that form as trusted. Several conversations are padded on the left.
+
+        Raises:
+            UserError: messages of another form, a role that the template lacks, or an option it cannot follow.
+        """
+        if not tokenize or chat_template is not None:
+            return super().apply_chat_template(
+                conversation, chat_template, tokenize=tokenize, add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message, return_dict=return_dict,
+                return_tensors=return_tensors or "auto", processor_kwargs=dict(processor_kwargs or {}), **kwargs,
+            )  # fmt: skip
+        told = {**kwargs, **(processor_kwargs or {})}
+        padding_side = told.pop("padding_side", "left")
+        asked = told.pop("return_tensors", None) or return_tensors
+        told = {key: value for key, value in told.items() if value is not None and key not in ("padding", "truncation")}
+        if told:
+            raise UserError(f"the chat template {self.template!r} cannot follow {next(iter(told))!r}")
+        several = bool(conversation) and not isinstance(conversation[0], Mapping)
+        rows: list[list[int]] = []
+        pictures: list[Picture] = []
+        for messages in conversation if several else [conversation]:
+            sample = sample_of(messages)
+            encoded = self.encode(sample, prompt_only=add_generation_prompt)
+            if continue_final_message and sample.turns[-1].role != "assistant":
+                raise UserError("only an assistant's message can be gone on with; the last one is not")
+            # A message to go on with ends before its stop token.
+            rows.append(list(encoded.input_ids[:-1] if continue_final_message else encoded.input_ids))
+            pictures += encoded.pictures
+        width = max(map(len, rows)) if asked else 0
+        pads = [width - len(row) if asked else 0 for row in rows]
+        ids = [_padded(row, pad, self.pad_token_id, padding_side) for row, pad in zip(rows, pads, strict=True)]
+        if not return_dict:
+            return BatchFeature({"input_ids": ids}, tensor_type=asked)["input_ids"]
+        mask = [_padded([1] * len(row), pad, 0, padding_side) for row, pad in zip(rows, pads, strict=True)]
+        features: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if pictures:
+            features["pixel_values"] = torch.cat([self.pixels(picture) for picture in pictures])
+        return BatchFeature(features, tensor_type=asked)
+
+
+def _padded(values: list[int], count: int, pad: int, side: str) -> list[int]:
+    return [pad] * count + values if side == "left" else values + [pad] * count
+
+
+def _told(counts: list[int]) -> str:
+    """One number, or one a row."""
+    return str(counts[0]) if len(counts) == 1 else f"{sum(counts)} ({', '.join(map(str, counts))} a row)"

@@ -48,9 +48,11 @@ class Template:
             roles += "{{- " + quoted(self.closes[role]) + " -}}"
         return (
             "{%- macro body(content) -%}{%- if content is string -%}{{- content -}}{%- else -%}"
-            "{%- for part in content -%}{%- if part['type'] == 'image' -%}{{- " + picture + " -}}"
+            "{%- for part in content -%}{%- if part is string -%}{{- part -}}"
+            "{%- elif part['type'] in ['image', 'image_url'] -%}{{- " + picture + " -}}"
             "{%- else -%}{{- part['text'] -}}{%- endif -%}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
-            "{%- for message in messages -%}" + roles + "{%- endif -%}{%- endfor -%}"
+            "{%- for message in messages -%}" + roles + "{%- else -%}"
+            "{{- raise_exception('there is no role ' + message['role']) -}}{%- endif -%}{%- endfor -%}"
             "{%- if add_generation_prompt -%}{{- " + quoted(self.opens["assistant"]) + " -}}{%- endif -%}"
         )
 

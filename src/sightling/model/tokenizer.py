@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -80,9 +81,12 @@ class PlainText:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, remember: int = 200_000) -> None:
         specification = json.loads(tokenizer.backend_tokenizer.to_str())
+        added = {token["content"] for token in specification["added_tokens"] if token["special"]}
         specification["added_tokens"] = []
-        # A post-processor may add control tokens around a text (a BOS); segments must not have them.
-        specification["post_processor"] = None
+        # A post-processor may add control tokens around a text (a BOS); segments must not have them. Cutting
+        # and padding are set by whoever called the tokenizer last.
+        specification["post_processor"] = specification["truncation"] = specification["padding"] = None
+        _hide(specification["model"], added)
         self._tokenizer = Tokenizer.from_str(json.dumps(specification))
         self._known: dict[str, tuple[int, ...]] = {}
         self._remember = remember
@@ -96,3 +100,21 @@ class PlainText:
                 self._known.clear()
             self._known[text] = ids
         return ids
+
+
+def _hide(model: dict[str, Any], tokens: set[str]) -> None:
+    """Control tokens out of a vocabulary's reach, in place; ids stay as they are.
+
+    A model that picks whole pieces (unigram) or whole words would find them in a text. A piece with a blank in
+    it is never looked up: blanks are spelt otherwise in every vocabulary.
+    """
+    tokens = tokens - {model.get("unk_token")}
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {f" hidden {id} " if piece in tokens else piece: id for piece, id in vocabulary.items()}
+    else:
+        unknown = model.get("unk_id")
+        model["vocab"] = [
+            [f" hidden {id} ", score] if piece in tokens and id != unknown else [piece, score]
+            for id, (piece, score) in enumerate(vocabulary)
+        ]

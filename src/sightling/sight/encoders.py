@@ -94,19 +94,21 @@ def tower_config(options: Mapping[str, Any], where: str = "model.encoder") -> Pr
 class Encoder(nn.Module):
     """A tower and the choice of which of its features go on.
 
+    ``tower`` brings its weights; without it a new one is made.
+
     Shapes: ``uint8`` (or already normalised float) pixels_NCHW to features_NPD.
 
     Raises:
         UserError: a layer that the tower has not, or a CLS token to keep where there is none.
     """
 
-    def __init__(self, config: PreTrainedConfig, options: EncoderOptions) -> None:
+    def __init__(self, config: PreTrainedConfig, options: EncoderOptions, tower: nn.Module | None = None) -> None:
         super().__init__()
         if config.model_type not in TOWERS:
             raise UserError(f"there is no encoder for {config.model_type!r}; {nearest(config.model_type, TOWERS)}")
         self.config = config
         self.options = options
-        self.tower = TOWERS[config.model_type][1](config)
+        self.tower = tower if tower is not None else TOWERS[config.model_type][1](config)
         if options.stem is not None:
             embeddings = self._embeddings()
             embeddings.patch_embedding = ConvStem(options.stem, config.hidden_size, config.patch_size)

@@ -38,7 +38,7 @@ def readable(path: Any, what: str, *also: type[Exception]) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except (OSError, *also) as error:
+    except (OSError, *also) as error:  # type: ignore[misc]
         lines = str(error).strip().splitlines() or [type(error).__name__]
         if not Path(path).exists() and (isinstance(path, Path) or str(path).startswith((".", "/", "~"))):
             raise UserError(f"{path} does not exist; a {what} was to be read from there") from None

@@ -1,0 +1,69 @@
+"""Causal language models: from sizes, or pretrained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig
+
+from sightling.errors import UserError, nearest
+from sightling.model.pretrained import load_config, load_weights
+from sightling.sight.configs import make_config
+
+LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe")
+"""What a recipe writes as ``language_model.type``; any pretrained causal language model can be loaded."""
+
+
+def language_config(options: Mapping[str, Any], where: str = "model.language_model") -> PreTrainedConfig:
+    """The transformers configuration of a causal language model from ``{type: llama, hidden_size: ...}``.
+
+    Sizes that follow from others are filled in where they are not said: heads of width 64, and a
+    feed-forward width of 8/3 of the hidden size, rounded up to a multiple of 64.
+
+    Raises:
+        UserError: an unknown type or key, with the nearest known one, or sizes that do not fit together.
+    """
+    rest = dict(options)
+    name = str(rest.pop("type", ""))
+    if name not in LANGUAGE_MODELS:
+        raise UserError(f"{where}.type: there is no language model {name!r}; {nearest(name, LANGUAGE_MODELS)}")
+    width, heads = rest.get("hidden_size"), rest.get("num_attention_heads")
+    if isinstance(width, int):
+        heads = rest.setdefault("num_attention_heads", max(1, width // 64))
+        rest.setdefault("intermediate_size", -(-width * 8 // 3 // 64) * 64)
+    if isinstance(heads, int):
+        rest.setdefault("num_key_value_heads", heads)
+        if isinstance(width, int) and heads > 0:
+            rest.setdefault("head_dim", width // heads)
+    rest.setdefault("tie_word_embeddings", True)
+    config = make_config(CONFIG_MAPPING[name], rest, where)
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise UserError(
+            f"{where}: num_attention_heads {config.num_attention_heads} is not a multiple of num_key_value_heads "
+            f"{config.num_key_value_heads}"
+        )
+    if config.head_dim % 2:
+        raise UserError(f"{where}: heads of width {config.head_dim} cannot be rotated by position; it must be even")
+    return config
+
+
+def load_language_model(path: str) -> Any:
+    """A pretrained causal language model, in float32.
+
+    Raises:
+        UserError: no causal language model there, weights that do not fit, or one that changes its logits after
+            its output head, which training at supervised positions only would leave out.
+    """
+    config = load_config(path)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"{path} holds a {config.model_type!r}, which is no causal language model")
+    model = load_weights(AutoModelForCausalLM, path, config)
+    ids_BT = torch.arange(min(8, config.vocab_size))[None]
+    with torch.no_grad():
+        whole = model(input_ids=ids_BT).logits
+        parts = model.get_output_embeddings()(model.get_decoder()(input_ids=ids_BT).last_hidden_state)
+    if not torch.allclose(whole, parts, rtol=1e-4, atol=1e-4):
+        raise UserError(f"a {config.model_type!r} ({path}) changes its logits after the output head; it cannot be used")
+    return model
