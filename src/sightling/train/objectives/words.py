@@ -42,7 +42,7 @@ class Words(Objective):
     def dataset(self) -> Dataset[Any]:
         """One item a picture with its caption."""
         pairs = open_pairs(self.data.open(self.seed), self.processor)
-        self.rarity = rarity(pairs, self.options.captions, self.model.get_input_embeddings().num_embeddings)  # type: ignore[operator, union-attr]
+        self.rarity = rarity(pairs, self.options.captions, self.model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
         return pairs
 
     def extra(self) -> nn.Module:
