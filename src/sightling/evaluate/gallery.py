@@ -54,9 +54,7 @@ def galleries(results: Results) -> list[FamilyGallery]:
         wrong = [one for one in own if not one.right]
         right = [one for one in own if one.right]
         chosen = [*_in_turn(wrong, WRONG), *_in_turn(right, RIGHT)]
-        found.append(
-            FamilyGallery(family, len(wrong), len(own), tuple(Shown(one, uris.of(one)) for one in chosen))
-        )
+        found.append(FamilyGallery(family, len(wrong), len(own), tuple(Shown(one, uris.of(one)) for one in chosen)))
     return sorted(found, key=lambda gallery: gallery.accuracy)
 
 

@@ -103,9 +103,7 @@ def answers_exactly(
     Raises:
         UserError: as :func:`score_choices`.
     """
-    sequences = (
-        sequence for sample in samples for sequence in _sequences(model, processor, sample, [sample.answer])
-    )
+    sequences = (sequence for sample in samples for sequence in _sequences(model, processor, sample, [sample.answer]))
     right = [False] * len(samples)
     for tree, likeliest in _walk(model, processor, sequences, _is_likeliest, len(samples), progress):
         for path, owner in zip(tree.paths, tree.owners):

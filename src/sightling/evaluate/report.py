@@ -110,20 +110,20 @@ def _tiles(results: Results) -> list[dict[str, Any]]:
             beside = f"blind {percent(cell.top['blind'].value)}, commonest {TOP} {percent(cell.top['majority'].value)}"
             label = f"{name} answers among the {TOP} likeliest".strip().capitalize()
             tiles.append(_tile(label, cell.top["model"], beside))
-    told = results.told(None, None)
-    if told is not None:
-        blind = told.blind
-        tiles.append(
-            _tile("Things named right in captions", told.seeing.right, f"blind {percent(blind.right.value)}", "things")
-        )
+    # One kind of caption, so that the number means one thing: the short one where it was asked.
+    kinds = [each.family for each in results.captions if each.family is not None]
+    told = results.told(min(kinds, key=lambda family: family != "caption"), None) if kinds else None
+    if told is not None and told.family is not None:
+        blind, name = told.blind, f"{family_name(told.family)}s"
+        tiles.append(_tile(f"Things named right in {name}", told.seeing.right, f"blind {percent(blind.right.value)}"))
         if told.seeing.absent is not None:
             beside = f"blind {percent(blind.absent.value)}" if blind.absent is not None else "blind: none named"
-            tiles.append(_tile("Named things that are not there", told.seeing.absent, beside, "named things"))
+            tiles.append(_tile(f"Things named in {name} that are not there", told.seeing.absent, beside))
     return tiles
 
 
-def _tile(label: str, estimate: Estimate, beside: str, unit: str = "questions") -> dict[str, Any]:
-    return {"label": label, "estimate": estimate, "beside": beside, "unit": unit}
+def _tile(label: str, estimate: Estimate, beside: str) -> dict[str, Any]:
+    return {"label": label, "estimate": estimate, "beside": beside}
 
 
 def _beside(cell: Cell) -> str:

@@ -237,9 +237,7 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 
 def _chosen(predictions: Sequence[Prediction], family: str | None, language: str | None) -> list[Prediction]:
-    return [
-        one for one in predictions if family in (None, one.item.family) and language in (None, one.item.language)
-    ]
+    return [one for one in predictions if family in (None, one.item.family) and language in (None, one.item.language)]
 
 
 def _pictures(predictions: Sequence[Prediction]) -> list[int]:

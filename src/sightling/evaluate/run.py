@@ -32,18 +32,22 @@ RESULTS, PREDICTIONS, REPORT = "results.json", "predictions.jsonl", "report.html
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked, the guesser that it is compared with, and a description of both."""
+    """What is asked, the guesser that it is compared with, and a description of both.
+
+    ``lists`` holds for each question the answers that are to be ranked; empty where none are.
+    """
 
     items: list[Item]
     majority: Majority
     about: dict[str, Any]
+    lists: list[tuple[str, ...]]
 
 
 def gather(plan: Plan) -> Questions:
     """The questions of a plan.
 
     Raises:
-        UserError: data that cannot be read, is endless, or holds no questions.
+        UserError: data that cannot be read, is endless, or holds no questions; questions without choices to rank.
     """
     section, source = plan.section, plan.source
     about: dict[str, Any] = {"from": plan.said, "seed": section.seed, "trained_on": trained_on(plan.recipe, source)}
@@ -53,15 +57,31 @@ def gather(plan: Plan) -> Questions:
         items = world_items(world, families, section.scenes or SCENES)
         majority, learnt = world_majority(world, families), f"{LEARNING_SCENES:,} other scenes"
         about |= {"kind": "world", "families": families, "scene": world.spec.to_dict(), "image_size": world.size}
+        every = items
     else:
-        items = sample_items(source.open(section.seed), section, plan.said)
+        # A list of all answers needs all samples.
+        most = section.scenes if section.rank != "answers" else None
+        every = sample_items(source.open(section.seed), section, plan.said, most)
+        items = [item for item in every if section.scenes is None or item.picture < section.scenes]
         majority, learnt = sample_majority(source, section, items)
         about |= {"kind": "samples"}
     if not items:
         raise UserError(f"{plan.said}: there is nothing to ask about; choose other families or more scenes")
     pictures = len({item.picture for item in items})
     about |= {"majority_from": learnt, "pictures": pictures, "questions": len(items), "data": _plain(source)}
-    return Questions(items, majority, about)
+    return Questions(items, majority, about, _lists(items, every, section.rank))
+
+
+def _lists(items: list[Item], every: list[Item], rank: str | None) -> list[tuple[str, ...]]:
+    if rank is None:
+        return []
+    # What is listed does not depend on how many of the questions are asked.
+    answers = answer_lists(every)
+    lists = [answers[item.family, item.language] if rank == "answers" else item.choices for item in items]
+    for item, choices in zip(items, lists):
+        if not choices and not item.is_caption:
+            raise UserError(f"evaluate.rank: the question {item.text!r} has no choices; use rank: answers")
+    return lists
 
 
 def _plain(source: Any) -> dict[str, Any]:
@@ -73,26 +93,22 @@ def answer(
     processor: VisionLanguageProcessor,
     questions: Questions,
     *,
-    rank: str | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
     """Every question answered with the picture, with a grey one, and by the majority guesser.
 
     Raises:
-        UserError: ``rank`` is ``"choices"`` and a question has none, or a picture cannot be read.
+        UserError: a picture cannot be read, or a question does not fit the model's context.
     """
     items = questions.items
     said = say_all(model, processor, items, progress=progress)
     blind = say_all_blind(model, processor, items, progress=progress)
     ranked: list[tuple[str, ...]] = [()] * len(items)
     blind_ranked = list(ranked)
-    if rank is not None:
+    if questions.lists:
         scored = [number for number, item in enumerate(items) if not item.is_caption]
         chosen = [items[number] for number in scored]
-        lists = answer_lists(chosen) if rank == "answers" else [item.choices for item in chosen]
-        for item, choices in zip(chosen, lists):
-            if not choices:
-                raise UserError(f"evaluate.rank: the question {item.text!r} has no choices; use rank: answers")
+        lists = [questions.lists[number] for number in scored]
         for where, those, name in ((ranked, chosen, "ranking"), (blind_ranked, in_grey(chosen), "blind ranking")):
             for number, best in zip(scored, rank_all(model, processor, those, lists, progress=progress, name=name)):
                 where[number] = best
@@ -148,7 +164,7 @@ def evaluate(
     model, processor = load(place.model)
     where = _device(device)
     model.to(where)
-    predictions = answer(model, processor, questions, rank=plan.section.rank, progress=progress)
+    predictions = answer(model, processor, questions, progress=progress)
     answered = time.perf_counter()
     about = {
         **questions.about,

@@ -13,8 +13,8 @@ from sightling.evaluate.metrics import Majority
 from sightling.evaluate.section import EvaluateSection
 
 
-def sample_items(source: Source, section: EvaluateSection, where: str) -> list[Item]:
-    """The questions of a source, group by group; ``section.scenes`` limits the number of groups.
+def sample_items(source: Source, section: EvaluateSection, where: str, most: int | None = None) -> list[Item]:
+    """The questions of a source, of its first ``most`` groups; the number of the group is the picture's.
 
     The accepted answers are ``meta[answers_key]`` where a sample has it, else its closing assistant turn.
 
@@ -25,7 +25,7 @@ def sample_items(source: Source, section: EvaluateSection, where: str) -> list[I
         raise UserError(f"{where} is endless; evaluation needs a finite data set, or the small world")
     items: list[Item] = []
     families = 0
-    for number in range(min(len(source), section.scenes or len(source))):
+    for number in range(min(len(source), most or len(source))):
         for sample in source.group(number):
             if not sample.turns or sample.turns[-1].role != "assistant" or not sample.answer.strip():
                 raise UserError(f"{where}: sample {len(items)} does not end with an answer; nothing says what is right")
@@ -62,8 +62,7 @@ def sample_majority(options: SourceOptions, section: EvaluateSection, items: Seq
         other = split.model_copy(update={"part": "kept" if split.part == "held" else "held"})
         majority = Majority()
         source = options.model_copy(update={"hold_out": other}).open(0)
-        unlimited = section.model_copy(update={"scenes": None})
-        for item in sample_items(source, unlimited, "the other side of the split"):
+        for item in sample_items(source, section, "the other side of the split"):
             majority.learn(item.family, item.language, item.choices, item.text, item.answers[0])
         return majority, "the other side of the split"
     majority = Majority(texts=False)
@@ -72,10 +71,9 @@ def sample_majority(options: SourceOptions, section: EvaluateSection, items: Seq
     return majority, "the asked questions themselves, in hindsight"
 
 
-def answer_lists(items: Sequence[Item]) -> list[tuple[str, ...]]:
-    """For each question every true answer of its family and language, in order of their first."""
+def answer_lists(items: Sequence[Item]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Every true answer by (family, language), in order of their first."""
     lists: dict[tuple[str, str], dict[str, None]] = {}
     for item in items:
         lists.setdefault((item.family, item.language), {})[item.answers[0]] = None
-    fixed = {key: tuple(answers) for key, answers in lists.items()}
-    return [fixed[item.family, item.language] for item in items]
+    return {key: tuple(answers) for key, answers in lists.items()}

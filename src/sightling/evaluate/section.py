@@ -31,7 +31,8 @@ class EvaluateSection(Part):
             recipe's last stage that learns from the small world.
         scenes: pictures to ask about; by default 300 scenes, or all pictures of a data set.
         seed: which held-out scenes.
-        families: small world only: how often a scene is asked a question of each family; a list asks once.
+        families: small world only: how often a scene is asked a question of each family; a list asks once, and left
+            out it is the data's families, once or twice each, for about as many questions of each.
         rank: score a closed list of answers by likelihood too, for top-5: each question's own ``choices``, or all
             true ``answers`` of its family and language in the data.
         family_key, answers_key: data sets only: the meta keys that hold a sample's family and accepted answers.
@@ -123,7 +124,8 @@ def make_plan(place: Place, data: str | None, changes: Mapping[str, Any] | None 
     Args:
         place: where the model is.
         data: a recipe's name or file (its ``evaluate`` section), a data set's path, or a data section written as
-            ``{type: ..., ...}``; ``None`` is the recipe saved beside the model.
+            ``{type: ..., ...}``, or a whole section as ``{data: ..., rank: ...}``; ``None`` is the recipe saved
+            beside the model.
         changes: keys of the section that the caller sets.
 
     Raises:
@@ -150,7 +152,10 @@ def _told(data: str | None, own: Recipe | None) -> tuple[dict[str, Any], str, st
         return own.evaluate, "the recipe saved beside the model", own.source, own
     if data.lstrip().startswith("{"):
         tree = parse_yaml(data, "--data")
-        return {"data": tree}, "--data", "--data", None
+        told = tree if "type" not in tree else {"data": tree}
+        inner = told.get("data")
+        said = str(inner.get("path") or inner.get("type")) if isinstance(inner, dict) else "--data"
+        return told, said, "--data", None
     path = Path(data).expanduser()
     if data in packaged() or data.endswith((".yaml", ".yml")):
         recipe = load_recipe(data)
@@ -162,9 +167,7 @@ def _told(data: str | None, own: Recipe | None) -> tuple[dict[str, Any], str, st
     if path.exists():
         return {"data": {"type": "files", "path": data}}, data, "--data", None
     known = [*packaged(), "world"]
-    raise UserError(
-        f"--data {data!r} is no data set, no recipe file and no recipe's name; {nearest(data, known)}"
-    )
+    raise UserError(f"--data {data!r} is no data set, no recipe file and no recipe's name; {nearest(data, known)}")
 
 
 def world_sections(options: SourceOptions) -> Iterator[WorldOptions]:

@@ -34,6 +34,9 @@ LEARNING = 1 << 39
 
 LEARNING_SCENES = 1000
 
+TRIES = {"count": 2, "relation": 2, "comparison": 2}
+"""How often families are asked a scene that many scenes cannot carry, so that all have about as many questions."""
+
 
 def held_out(options: WorldOptions, seed: int, recipe: Recipe | None) -> WorldSource:
     """The source of scenes that no training has seen.
@@ -57,7 +60,8 @@ def asked_families(options: WorldOptions, told: Mapping[str, int] | None) -> dic
     Raises:
         UserError: an unknown family.
     """
-    wanted = dict(told) if told is not None else {name: 1 for name, weight in options.families.items() if weight > 0}
+    chosen = [name for name, weight in options.families.items() if weight > 0]
+    wanted = dict(told) if told is not None else {name: TRIES.get(name, 1) for name in chosen}
     for name in wanted:
         if name not in FAMILIES:
             raise UserError(f"evaluate.families: there is no question family {name!r}; {nearest(name, FAMILIES)}")
@@ -68,9 +72,8 @@ def _languages(source: WorldSource) -> list[str]:
     return [name for name in LANGUAGES if source.languages.get(name, 0) > 0]
 
 
-def _questions(source: WorldSource, index: int, families: Mapping[str, int]) -> Iterator[list[Question]]:
+def _questions(source: WorldSource, index: int, scene: Scene, families: Mapping[str, int]) -> Iterator[list[Question]]:
     """Each question about a scene in all languages; a family is tried a fixed number of times, to keep its balance."""
-    scene = source.scene(index)
     for family, times in families.items():
         seen: set[str] = set()
         for number in range(times):
@@ -94,7 +97,7 @@ def world_items(source: WorldSource, families: Mapping[str, int], scenes: int) -
     for index in range(scenes):
         scene = source.scene(index)
         picture = Picture(image=render(scene, source.size))
-        for asked in _questions(source, index, families):
+        for asked in _questions(source, index, scene, families):
             for one in asked:
                 sample = question(one.text, picture, answer=one.answer, family=one.family, language=one.language)
                 truth = None if one.choices else scene
@@ -106,7 +109,7 @@ def world_majority(source: WorldSource, families: Mapping[str, int], scenes: int
     """A guesser that learnt on other scenes of the same kind."""
     majority = Majority()
     for index in range(LEARNING, LEARNING + scenes):
-        for asked in _questions(source, index, families):
+        for asked in _questions(source, index, source.scene(index), families):
             for one in asked:
                 if one.choices:
                     majority.learn(one.family, one.language, one.choices, one.text, one.answer)
