@@ -94,6 +94,9 @@ def validate(model: type[P], options: Mapping[str, Any], where: str) -> P:
         return model.model_validate(dict(options))
     except ValidationError as error:
         raise UserError(one_sentence(error, model, options, where)) from None
+    except UserError as error:
+        # A part within the part was refused while it was read; its key is told from here.
+        raise UserError(f"{where}.{error}") from None
 
 
 def make(registry: Registry[type[P]], options: Mapping[str, Any], where: str) -> P:

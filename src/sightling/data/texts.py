@@ -91,10 +91,7 @@ class SampleTextOptions(TextOptions):
     @field_validator("data")
     @classmethod
     def _data(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            make(SOURCES, value, "data")
-        except UserError as error:
-            raise ValueError(str(error)) from None
+        make(SOURCES, value, "data")
         return value
 
     def open(self, seed: int) -> SampleText:

@@ -37,7 +37,7 @@ def train_bpe(
     """
     least = 256 + len(template.control)
     if vocab_size < least:
-        raise UserError(f"tokenizer.vocab_size = {vocab_size} is too small; the bytes and control tokens need {least}")
+        raise UserError(f"vocab_size = {vocab_size} is too small; the bytes and control tokens need {least}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

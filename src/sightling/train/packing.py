@@ -42,6 +42,11 @@ class Document:
         return Document(self.input_ids, self.labels, self.positions, self.branches, (), self.samples)
 
 
+def can_share(encoded: Encoded) -> bool:
+    """Whether a sample has a trunk that holds all its pictures."""
+    return encoded.trunk > 0 and len(encoded.pictures) == encoded.trunk_pictures
+
+
 def document(group: Sequence[Encoded]) -> Document:
     """One document of a group that shares its pictures (a group of one is a plain document).
 
@@ -63,6 +68,11 @@ def document(group: Sequence[Encoded]) -> Document:
         if not same:
             raise ValueError(
                 f"sample {number} of a group of {len(group)} does not share the first one's trunk and pictures"
+            )
+        if len(encoded.pictures) != encoded.trunk_pictures:
+            raise ValueError(
+                f"sample {number} of a group of {len(group)} has {len(encoded.pictures)} pictures, "
+                f"but {encoded.trunk_pictures} in its trunk"
             )
         own = encoded.input_ids[encoded.trunk :]
         ids += own

@@ -104,10 +104,10 @@ def run(
     """
     checked = check_recipe(recipe)
     if build is None:
-        from sightling.model.build import ModelSection
+        from sightling.model.build import check_model
 
-        # The model is built after the stages that it needs (a tokenizer's); its keys can be wrong now.
-        validate(ModelSection, recipe.model, f"{recipe.source}: model")
+        # The model is built after the stages that it needs (a tokenizer's); its parts can be wrong now.
+        check_model(recipe.model, f"{recipe.source}: model")
     check_trackers(recipe.report_to, recipe.source)
     with Stopping() as stopping:
         try:

@@ -22,7 +22,7 @@ from sightling.model.modeling import IGNORED
 from sightling.model.processor import Encoded, VisionLanguageProcessor
 from sightling.parts import Part
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
-from sightling.train.packing import Document, check_length, collate_rows, document, fill_rows
+from sightling.train.packing import Document, can_share, check_length, collate_rows, document, fill_rows
 
 TENSORS = ("input_ids", "labels", "position_ids", "document_ids", "branch_ids")
 
@@ -55,9 +55,9 @@ class Groups(Dataset[Any]):
         encoded = [self.processor.encode(sample) for sample in samples]
         known: dict[int, Tensor] = {}
         items: list[tuple[Document, Tensor | None]] = []
-        for group in _together(encoded, self.options.share):
+        for group in _together(encoded, self.options.share, self.options.max_length):
             whole = document(group)
-            check_length(len(whole), self.options.max_length, f"sample group {index}")
+            check_length(len(whole), self.options.max_length, f"a sample of group {index}")
             for picture in whole.pictures:
                 if id(picture) not in known:
                     known[id(picture)] = self.processor.pixels(picture)
@@ -90,20 +90,28 @@ class FiniteGroups(Groups):
         return len(self.source)
 
 
-def _together(encoded: list[Encoded], share: bool) -> list[list[Encoded]]:
-    """Samples that can share a trunk, in order; each alone where they cannot or shall not."""
+def _together(encoded: list[Encoded], share: bool, max_length: int) -> list[list[Encoded]]:
+    """Samples that can share a trunk, in order; each alone where they cannot or shall not.
+
+    Samples that together would not fit into a row make several groups, each with the trunk.
+    """
     if not share:
         return [[one] for one in encoded]
-    groups: dict[tuple, list[Encoded]] = {}
+    groups: list[list[Encoded]] = []
+    open_groups: dict[tuple, int] = {}
+    lengths: list[int] = []
     for number, one in enumerate(encoded):
-        only_trunk = one.trunk > 0 and not _picture_after_trunk(one)
-        key: tuple = (one.input_ids[: one.trunk], *(id(p) for p in one.pictures)) if only_trunk else (number,)
-        groups.setdefault(key, []).append(one)
-    return list(groups.values())
-
-
-def _picture_after_trunk(encoded: Encoded) -> bool:
-    return len(encoded.pictures) != encoded.trunk_pictures
+        key: tuple = (one.input_ids[: one.trunk], *(id(p) for p in one.pictures)) if can_share(one) else (number,)
+        place = open_groups.get(key)
+        own = len(one.input_ids) - one.trunk
+        if place is not None and lengths[place] + own <= max_length:
+            groups[place].append(one)
+            lengths[place] += own
+            continue
+        open_groups[key] = len(groups)
+        groups.append([one])
+        lengths.append(len(one.input_ids))
+    return groups
 
 
 @OBJECTIVES.register("answer")

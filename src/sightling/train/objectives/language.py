@@ -1,4 +1,4 @@
-"""``language``: predict the next word of plain text, or of text in chat form. No pictures."""
+"""``language``: predict the next word of plain text. No pictures."""
 
 from __future__ import annotations
 

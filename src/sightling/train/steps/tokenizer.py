@@ -18,6 +18,8 @@ from sightling.train.steps.base import STEPS, StageStep, StepContext
 class TokenizerStep(StageStep):
     """Trains on ``texts`` texts of ``data`` (any text source); the model's size of vocabulary follows from it.
 
+    Its control tokens are those of the model's chat template.
+
     ``max_token_length`` is the most bytes of a token (a Chinese character has three).
     """
 
@@ -26,7 +28,6 @@ class TokenizerStep(StageStep):
     texts: int = Field(default=20_000, gt=0)
     vocab_size: int = Field(default=1024, gt=0)
     max_token_length: int | None = Field(default=None, ge=1)
-    template: str = "chatml"
 
     @field_validator("data")
     @classmethod
@@ -35,9 +36,14 @@ class TokenizerStep(StageStep):
         return value
 
     def run(self, context: StepContext) -> dict[str, Any]:
-        """Write the tokenizer's files; say how many tokens a text takes."""
+        """Write the tokenizer's files; say how many tokens a text takes.
+
+        Raises:
+            UserError: a vocabulary too small, an unknown chat template, or data that cannot be read.
+        """
         source = make(TEXTS, self.data, "data").open(context.seed)
-        tokenizer = train_bpe(self._texts(source), self.vocab_size, TEMPLATES.get(self.template), self.max_token_length)
+        template = TEMPLATES.get(context.model.get("template", "chatml"), where="model.template")
+        tokenizer = train_bpe(self._texts(source), self.vocab_size, template, self.max_token_length)
         tokenizer.save_pretrained(context.output)
         probe = [source.text(index) for index in range(min(200, self._count(source)))]
         characters = sum(len(text) for text in probe)
