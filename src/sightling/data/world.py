@@ -20,7 +20,7 @@ from sightling.world.scenes import SceneSpec, sample_scene
 
 FAMILY_WEIGHTS = {
     "existence": 1.0, "color": 1.0, "shape": 1.0, "size": 1.0, "count": 1.0,
-    "relation": 1.0, "comparison": 1.0, "caption": 1.0, "description": 1.0,
+    "place": 1.0, "relation": 1.0, "comparison": 1.0, "caption": 1.0, "description": 1.0,
 }  # fmt: skip
 """What is asked when nothing else is said; ``reading`` needs scenes with letters."""
 

@@ -74,3 +74,20 @@ def _chatml() -> Template:
 
 
 TEMPLATES.register("chatml")(_chatml())
+
+
+def _compact() -> Template:
+    """One token a role and one that ends an answer: where a question has ten words, every other token counts."""
+    roles = ("system", "user", "assistant")
+    return Template(
+        name="compact",
+        control=(END, *(f"<|{role}|>" for role in roles), "<|end|>", IMAGE),
+        opens={role: f"<|{role}|>" for role in roles},
+        closes={"system": "<|end|>", "user": "", "assistant": "<|end|>"},
+        stop="<|end|>",
+        before_image="",
+        after_image="",
+    )
+
+
+TEMPLATES.register("compact")(_compact())

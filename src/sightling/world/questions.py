@@ -25,7 +25,10 @@ SYNONYMS = 0.05
 """How often a word of a question is a synonym; answers are always canonical."""
 
 _TRIES = 8
-"""How often a question that was asked already is drawn anew."""
+"""How often a question that was asked already is drawn anew, and what came to nothing is made up for."""
+
+_PATIENCE = 100
+"""How often a scene that was asked nothing yet is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,9 @@ def ask_many(
     asked: dict[str, Question] = {}
     _fill(asked, _draw(chosen, rng, count), view, language, rng, words)
     steady = [(family, weight) for family, weight in chosen if family.steady]
-    for _ in range(_TRIES):
-        if len(asked) >= count or not steady:
+    for attempt in range(_PATIENCE):
+        # A scene with one question is worth more patience than a scene with one question fewer.
+        if len(asked) >= count or not steady or (asked and attempt >= _TRIES):
             break
         _fill(asked, _draw(steady, rng, count - len(asked)), view, language, rng, words)
     return list(asked.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sightling.world.families import attributes, comparison, count, existence, reading, relation, telling
+from sightling.world.families import attributes, comparison, count, existence, place, reading, relation, telling
 from sightling.world.families.base import Draft, Family, View
 
 FAMILIES: dict[str, Family] = {
@@ -13,6 +13,7 @@ FAMILIES: dict[str, Family] = {
         attributes.SHAPE,
         attributes.SIZE,
         count.FAMILY,
+        place.FAMILY,
         relation.FAMILY,
         comparison.FAMILY,
         reading.FAMILY,
