@@ -21,7 +21,7 @@ from sightling.model.template import TEMPLATES
 from sightling.model.vocabulary import add_control_tokens, fit_rows, rounded
 from sightling.parts import Part, make, validate
 from sightling.sight.connectors import CONNECTORS
-from sightling.sight.encoders import STATISTICS, TOWERS, EncoderOptions, Statistics, tower_config
+from sightling.sight.encoders import STATISTICS, TOWERS, EncoderOptions, Statistics, check_usage, tower_config
 from sightling.sight.preprocess import RESAMPLE
 from sightling.sight.tiling import TILINGS
 
@@ -66,6 +66,7 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
     options = validate(EncoderOptions, section.encoder_options(), f"{where}.encoder")
     if _pretrained(section.tower(), f"{where}.encoder") is None:
         tower = tower_config(section.tower(), f"{where}.encoder")
+        check_usage(tower, options, f"{where}.encoder")
         grid = tower.image_size // tower.patch_size
         connector.tokens(grid, grid, int(options.keep_cls))
     elif options.stem is not None:

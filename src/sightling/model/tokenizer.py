@@ -33,11 +33,13 @@ def train_bpe(
     Source of the method: GPT-2's byte-level BPE with Qwen2's splitting pattern.
 
     Raises:
-        UserError: a vocabulary too small to hold the bytes and the control tokens.
+        UserError: a vocabulary too small to hold the bytes and the control tokens, or tokens shorter than a pair.
     """
     least = 256 + len(template.control)
     if vocab_size < least:
         raise UserError(f"vocab_size = {vocab_size} is too small; the bytes and control tokens need {least}")
+    if max_token_length is not None and max_token_length < 2:
+        raise UserError(f"max_token_length = {max_token_length} is too small; the first merge makes tokens of 2 bytes")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -49,7 +51,8 @@ def train_bpe(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(template.control),
-        max_token_length=max_token_length,
+        # The trainer merges only into what is shorter than its limit.
+        max_token_length=None if max_token_length is None else max_token_length + 1,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

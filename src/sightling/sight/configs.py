@@ -34,4 +34,4 @@ def make_config(kind: type[PreTrainedConfig], options: Mapping[str, Any], where:
     except StrictDataclassError as error:
         # transformers' message has a line for the field and a line for the reason; the last one says it all.
         reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{where} is wrong: {reason.split(': ', 1)[-1]}") from None
+        raise UserError(f"{where} is wrong: {reason.split(': ', 1)[-1].split('. Errors: ')[0]}") from None

@@ -18,7 +18,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from sightling.errors import UserError, nearest
 from sightling.parts import Part
 from sightling.sight.configs import make_config
-from sightling.sight.stem import ConvStem, Stem
+from sightling.sight.stem import ConvStem, Stem, check_stem
 
 
 class Statistics(Part):
@@ -39,6 +39,9 @@ TOWERS: dict[str, tuple[type[PreTrainedConfig], type[nn.Module]]] = {
     "siglip_vision_model": (SiglipVisionConfig, SiglipVisionModel),
 }
 """Tower classes by transformers' ``model_type``."""
+
+WITH_CLS = ("clip_vision_model",)
+"""Towers that put a CLS token before the patches."""
 
 TRAINED_WITH = {"clip_vision_model": "clip", "siglip_vision_model": "half"}
 """The statistics that the published towers of a class were trained with."""
@@ -91,6 +94,22 @@ def tower_config(options: Mapping[str, Any], where: str = "model.encoder") -> Pr
     return config
 
 
+def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -> None:
+    """Refuse a use that a tower of these sizes does not allow.
+
+    Raises:
+        UserError: a layer that the tower has not, a CLS token to keep where there is none, or a stem whose
+            convolutions do not make the patch size.
+    """
+    layers = int(config.num_hidden_layers)
+    if not -layers - 1 <= options.layer <= layers:
+        raise UserError(f"{where}.layer = {options.layer}, but the tower's layers are counted from 0 to {layers}")
+    if options.keep_cls and config.model_type not in WITH_CLS:
+        raise UserError(f"{where}.keep_cls is true, but a {config.model_type} has no CLS token")
+    if options.stem is not None:
+        check_stem(options.stem, int(config.patch_size), int(config.image_size), f"{where}.stem")
+
+
 class Encoder(nn.Module):
     """A tower and the choice of which of its features go on.
 
@@ -99,24 +118,20 @@ class Encoder(nn.Module):
     Shapes: ``uint8`` (or already normalised float) pixels_NCHW to features_NPD.
 
     Raises:
-        UserError: a layer that the tower has not, or a CLS token to keep where there is none.
+        UserError: an unknown class of towers, or options that :func:`check_usage` refuses.
     """
 
     def __init__(self, config: PreTrainedConfig, options: EncoderOptions, tower: nn.Module | None = None) -> None:
         super().__init__()
         if config.model_type not in TOWERS:
             raise UserError(f"there is no encoder for {config.model_type!r}; {nearest(config.model_type, TOWERS)}")
+        check_usage(config, options, "encoder")
         self.config = config
         self.options = options
         self.tower = tower if tower is not None else TOWERS[config.model_type][1](config)
         if options.stem is not None:
             embeddings = self._embeddings()
-            embeddings.patch_embedding = ConvStem(options.stem, config.hidden_size, config.patch_size)
-        layers = int(config.num_hidden_layers)
-        if not -layers - 1 <= options.layer <= layers:
-            raise UserError(f"encoder.layer = {options.layer}, but the tower has {layers} layers")
-        if options.keep_cls and not self.has_cls:
-            raise UserError(f"encoder.keep_cls is true, but a {config.model_type} has no CLS token")
+            embeddings.patch_embedding = ConvStem(options.stem, config.hidden_size)
 
     def _embeddings(self) -> Any:
         inner = getattr(self.tower, "vision_model", self.tower)
@@ -136,7 +151,7 @@ class Encoder(nn.Module):
     @property
     def has_cls(self) -> bool:
         """Whether the tower puts a CLS token before the patches."""
-        return hasattr(self._embeddings(), "class_embedding")
+        return self.config.model_type in WITH_CLS
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches for an input of that size in pixels."""

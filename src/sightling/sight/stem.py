@@ -10,11 +10,12 @@ Legend: ``N`` pictures, ``C`` channels, ``H`` ``W`` pixels or patches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch.nn as nn
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from sightling.errors import UserError
@@ -23,7 +24,7 @@ from sightling.parts import Part
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "layer": lambda width: nn.GroupNorm(1, width),
-    "group": lambda width: nn.GroupNorm(max(1, width // 16), width),
+    "group": lambda width: nn.GroupNorm(max(1, math.gcd(width, width // 16)), width),
 }
 """What normalises after each convolution, by name."""
 
@@ -39,32 +40,42 @@ class Stem(Part):
         norm: ``batch``, ``layer`` or ``group``.
     """
 
-    channels: list[int] = Field(min_length=1)
-    blocks: list[int] = Field(default_factory=list)
+    channels: list[PositiveInt] = Field(min_length=1)
+    blocks: list[NonNegativeInt] = Field(default_factory=list)
     norm: Literal["batch", "layer", "group"] = "batch"
     down: Literal["pool", "stride"] = "pool"
+
+
+def check_stem(shape: Stem, patch_size: int, image_size: int, where: str) -> None:
+    """Refuse a stem that does not make patches of the tower's size.
+
+    Raises:
+        UserError: the convolutions do not make the patch size, patches do not fill the picture, or ``blocks`` and
+            ``channels`` differ in number.
+    """
+    halvings = len(shape.channels)
+    if 2**halvings != patch_size:
+        raise UserError(
+            f"{where} halves the side {halvings} times, which makes patches of {2**halvings} pixels; "
+            f"patch_size is {patch_size}"
+        )
+    if image_size % patch_size:
+        raise UserError(f"{where} needs patches that fill the picture; {image_size} is not a multiple of {patch_size}")
+    if shape.blocks and len(shape.blocks) != halvings:
+        raise UserError(f"{where} has {halvings} channels but {len(shape.blocks)} blocks; one each is right")
 
 
 class ConvStem(nn.Module):
     """3x3 convolutions, each halving the side, until one cell is one patch, then (where the widths differ) a 1x1
     projection to the tower's width.
 
-    Shapes: pixels_NCHW to features of ``(N, hidden_size, H / patch_size, W / patch_size)``.
-
-    Raises:
-        UserError: the convolutions do not make the patch size, or ``blocks`` and ``channels`` differ in number.
+    Shapes: pixels_NCHW to features of ``(N, hidden_size, H / patch_size, W / patch_size)``; :func:`check_stem`
+    says whether a shape does that.
     """
 
-    def __init__(self, shape: Stem, hidden_size: int, patch_size: int) -> None:
+    def __init__(self, shape: Stem, hidden_size: int) -> None:
         super().__init__()
         channels, blocks = shape.channels, shape.blocks or [0] * len(shape.channels)
-        if 2 ** len(channels) != patch_size:
-            raise UserError(
-                f"encoder.stem halves the side {len(channels)} times, which makes patches of "
-                f"{2 ** len(channels)} pixels; patch_size is {patch_size}"
-            )
-        if len(blocks) != len(channels):
-            raise UserError(f"encoder.stem has {len(channels)} channels but {len(blocks)} blocks; one each is right")
         layers: list[nn.Module] = []
         before = 3
         for width, repeats in zip(channels, blocks, strict=True):

@@ -27,7 +27,7 @@ class TokenizerStep(StageStep):
     data: dict[str, Any]
     texts: int = Field(default=20_000, gt=0)
     vocab_size: int = Field(default=1024, gt=0)
-    max_token_length: int | None = Field(default=None, ge=1)
+    max_token_length: int | None = Field(default=None, ge=2)
 
     @field_validator("data")
     @classmethod
