@@ -35,7 +35,7 @@ def language_config(options: Mapping[str, Any], where: str = "model.language_mod
         rest.setdefault("intermediate_size", -(-width * 8 // 3 // 64) * 64)
     if isinstance(heads, int):
         rest.setdefault("num_key_value_heads", heads)
-        if isinstance(width, int) and heads > 0:
+        if isinstance(width, int) and heads > 0 and hasattr(CONFIG_MAPPING[name], "head_dim"):
             rest.setdefault("head_dim", width // heads)
     rest.setdefault("tie_word_embeddings", True)
     config = make_config(CONFIG_MAPPING[name], rest, where)
@@ -44,8 +44,10 @@ def language_config(options: Mapping[str, Any], where: str = "model.language_mod
             f"{where}: num_attention_heads {config.num_attention_heads} is not a multiple of num_key_value_heads "
             f"{config.num_key_value_heads}"
         )
-    if config.head_dim % 2:
-        raise UserError(f"{where}: heads of width {config.head_dim} cannot be rotated by position; it must be even")
+    # Qwen2's heads always share the hidden size; it has no key for their width.
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if head_width % 2:
+        raise UserError(f"{where}: heads of width {head_width} cannot be rotated by position; it must be even")
     return config
 
 
