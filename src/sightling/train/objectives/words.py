@@ -84,7 +84,7 @@ class Words(Objective):
 
 
 def rarity(pairs: Dataset[Any], captions: int, vocabulary: int) -> Tensor:
-    """Inverse document frequency_V of tokens over the first captions: ``log(n / (1 + documents))``, at least 0."""
+    """Inverse document frequency_V of tokens over the first ``n`` captions: ``log((n + 1) / (documents + 1))``."""
     total = min(captions, len(pairs)) if hasattr(pairs, "__len__") else captions
     documents: Counter[int] = Counter()
     for index in range(total):
