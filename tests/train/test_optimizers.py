@@ -45,7 +45,7 @@ def test_orthogonalise_brings_singular_values_near_one(count: int, rows: int, mo
     wide = torch.randn(count, rows, rows + more, generator=torch.Generator().manual_seed(seed))
     # A random square matrix may be nearly singular; five steps cannot lift what is almost zero.
     wide = wide + 0.5 * torch.eye(rows, rows + more)
-    values = torch.linalg.svdvals(orthogonalise(wide))
+    values = torch.linalg.svdvals(orthogonalise(wide).float())
     # The share of each singular value that the iteration's slope can lift from: 1/50 of the norm.
     liftable = torch.linalg.svdvals(wide) / wide.norm(dim=(1, 2), keepdim=True).squeeze(-1) > 0.02
     assert values.max() < 1.3

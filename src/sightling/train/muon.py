@@ -5,8 +5,8 @@ to AdamW's size is Liu et al. 2025, "Muon is Scalable for LLM Training" (arXiv 2
 ``torch.optim.Muon`` calls ``match_rms_adamw``: AdamW's learning rate and weight decay can be kept.
 
 The update is ``torch.optim.Muon``'s. Two things differ, for speed: matrices of one shape go through the
-iteration together, and it computes in float32 on a CPU, where bfloat16 is slow without instructions for it
-(5 to 6 times slower than float32 on the machine where this was measured).
+iteration together, and on a CPU without instructions for bfloat16 it computes in float32 (bfloat16 is 5 to 6
+times slower there, and twice as fast where it has them, as measured on one machine of each kind).
 
 Legend: ``K`` matrices, ``M`` rows, ``N`` columns, M <= N.
 """
@@ -28,12 +28,20 @@ MAX_ELEMENTS = 2**26
 """Matrices are stacked up to this many elements, so that the copies stay small beside the model."""
 
 
+def iteration_dtype(device: torch.device) -> torch.dtype:
+    """What the iteration computes with: decided by the hardware alone, so that a resumed run takes the same."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
 def orthogonalise(update_KMN: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
     """Each matrix with its singular values pushed to about 1 (between 0.7 and 1.2), by Newton-Schulz.
 
-    Takes wide matrices (M <= N), returns float32 on a CPU and bfloat16 elsewhere.
+    Takes wide matrices (M <= N), returns them as :func:`iteration_dtype` says.
     """
-    x_KMN = update_KMN.float() if update_KMN.device.type == "cpu" else update_KMN.bfloat16()
+    x_KMN = update_KMN.to(iteration_dtype(update_KMN.device))
     # The Frobenius norm bounds the spectral norm, and the iteration needs a spectral norm of at most 1.
     x_KMN = x_KMN / x_KMN.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
     for _ in range(steps):

@@ -3,39 +3,62 @@
 from __future__ import annotations
 
 import torch.nn as nn
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from sightling.errors import UserError
 from sightling.sight.connectors.base import CONNECTORS, Connector, ConnectorOptions
+from sightling.sight.connectors.positions import sincos_positions
 
 
 @CONNECTORS.register("mlp")
 class MLPOptions(ConnectorOptions):
-    """One visual token a feature; ``depth`` counts the linear layers."""
+    """One visual token a feature; ``depth`` counts the linear layers.
+
+    ``positions``: add each feature's place to its token (:mod:`~sightling.sight.connectors.positions`); a CLS token
+    has none.
+    """
 
     depth: int = Field(default=2, ge=1)
     norm: bool = False
     bias: bool = True
+    positions: bool = False
 
     def tokens(self, rows: int, columns: int, extra: int = 0) -> int:
         """As many as there are features."""
         return rows * columns + extra
 
     def build(self, in_width: int, out_width: int) -> MLP:
-        """See :class:`MLP`."""
+        """See :class:`MLP`.
+
+        Raises:
+            UserError: positions for a width that is no multiple of 4.
+        """
+        if self.positions and out_width % 4:
+            raise UserError(
+                f"connector.positions needs a language model whose width is a multiple of 4; this one has {out_width}"
+            )
         return MLP(in_width, out_width, self)
 
 
 class MLP(Connector):
-    """``depth`` linear layers, the first changes the width, with exact GELU between them."""
+    """``depth`` linear layers, the first changes the width, with exact GELU between them; then the places."""
 
     def __init__(self, in_width: int, out_width: int, options: MLPOptions) -> None:
         super().__init__()
+        self.positions = options.positions
         self.layers = mlp(in_width, out_width, options.depth, options.norm, options.bias)
 
     def forward(self, features_NPD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Shapes: features_NPD to tokens_NPD."""
-        return self.layers(features_NPD)
+        tokens_NPD = self.layers(features_NPD)
+        if self.positions:
+            places_PD = sincos_positions(*grid, tokens_NPD.shape[-1]).to(tokens_NPD)
+            # Features before the grid (a CLS token) have no place.
+            before = tokens_NPD.shape[1] - len(places_PD)
+            tokens_NPD = tokens_NPD + F.pad(places_PD, (0, 0, before, 0))
+        return tokens_NPD
 
 
 def mlp(in_width: int, out_width: int, depth: int, norm: bool, bias: bool = True) -> nn.Sequential:
