@@ -71,11 +71,10 @@ class Packed:
         """The logits_TV of the row."""
         batch = self.batch
         features = model.get_image_features(self.pixels) if self.pixels is not None else None
-        mask = model.packed_mask(batch["document_ids"], batch["branch_ids"], batch["position_ids"])
-        hidden = model.decode(
-            batch["input_ids"], image_features_NQD=features, attention_mask=mask,
-            position_ids_BT=batch["position_ids"], use_cache=False,
-        ).last_hidden_state  # fmt: skip
+        hidden = model.packed_states(
+            batch["input_ids"], features, position_ids_BT=batch["position_ids"],
+            document_ids_BT=batch["document_ids"], branch_ids_BT=batch["branch_ids"],
+        )  # fmt: skip
         return model.get_output_embeddings()(hidden)[0]
 
 

@@ -10,6 +10,7 @@ by name: ``encoder``, ``connector``, ``language_model``.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from sightling.errors import UserError, nearest
 from sightling.model.config import VisionLanguageConfig
 from sightling.model.mask import tree_mask
 from sightling.model.pretrained import check_keys, readable
+from sightling.model.tree import NO_MASK, Layout, attending, layout_for
 from sightling.sight.encoders import Encoder
 
 IGNORED = -100
@@ -167,6 +169,29 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         Raises:
             UserError: a kind of layer or of attention that cannot keep the documents of a row apart.
         """
+        windowed = self._windowed(position_ids_BT)
+        config = self.language_model.config
+        dtype = next(self.get_input_embeddings().parameters()).dtype
+        full = tree_mask(document_ids_BT, branch_ids_BT, dtype)
+        if not windowed:
+            return full
+        window = config.sliding_window
+        sliding = tree_mask(document_ids_BT, branch_ids_BT, dtype, position_ids_BT=position_ids_BT, window=window)
+        kinds = getattr(config, "layer_types", None)
+        return {"full_attention": full, "sliding_attention": sliding} if kinds else sliding
+
+    def packed_layout(self, document_ids_BT: Tensor, branch_ids_BT: Tensor, position_ids_BT: Tensor) -> Layout | None:
+        """The compact form of packed rows' attention (:mod:`sightling.model.tree`); None where the mask serves better.
+
+        Raises:
+            UserError: a kind of layer or of attention that cannot keep the documents of a row apart.
+        """
+        if self._windowed(position_ids_BT):
+            return None
+        return layout_for(self.language_model, document_ids_BT, branch_ids_BT)
+
+    def _windowed(self, position_ids_BT: Tensor) -> bool:
+        """Whether a layer sees less than a sample in these rows; what cannot be trained in packed rows is refused."""
         config = self.language_model.config
         kinds = set(getattr(config, "layer_types", None) or [])
         strange = kinds - {"full_attention", "sliding_attention"}
@@ -176,13 +201,32 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             raise UserError(
                 f"attn_implementation {config._attn_implementation!r} takes no mask, which packed rows need; use 'sdpa'"
             )
-        dtype = next(self.get_input_embeddings().parameters()).dtype
-        full = tree_mask(document_ids_BT, branch_ids_BT, dtype)
         window = getattr(config, "sliding_window", None)
-        if window is None or kinds == {"full_attention"} or int(position_ids_BT.max()) < window:
-            return full
-        sliding = tree_mask(document_ids_BT, branch_ids_BT, dtype, position_ids_BT=position_ids_BT, window=window)
-        return {"full_attention": full, "sliding_attention": sliding} if kinds else sliding
+        return window is not None and kinds != {"full_attention"} and int(position_ids_BT.max()) >= window
+
+    def packed_states(
+        self,
+        input_ids_BT: Tensor,
+        image_features_NQD: Tensor | None,
+        *,
+        position_ids_BT: Tensor,
+        document_ids_BT: Tensor,
+        branch_ids_BT: Tensor,
+    ) -> Tensor:
+        """The language model's last hidden states_BTD of packed rows, by the compact form or the mask.
+
+        Raises:
+            UserError: a language model that cannot be trained in packed rows.
+        """
+        layout = self.packed_layout(document_ids_BT, branch_ids_BT, position_ids_BT)
+        told: dict[str, Any] = {"attention_mask": NO_MASK, "tree": layout}
+        if layout is None:
+            told = {"attention_mask": self.packed_mask(document_ids_BT, branch_ids_BT, position_ids_BT)}
+        with attending(self.language_model.config) if layout else nullcontext():
+            return self.decode(
+                input_ids_BT, image_features_NQD=image_features_NQD, position_ids_BT=position_ids_BT,
+                use_cache=False, **told,
+            ).last_hidden_state  # fmt: skip
 
     def supervised_loss(
         self,
@@ -209,11 +253,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         """
         if image_features is None and pixel_values is not None:
             image_features = self.get_image_features(pixel_values)
-        mask = self.packed_mask(document_ids, branch_ids, position_ids)
-        hidden_BTD = self.decode(
-            input_ids, image_features_NQD=image_features, attention_mask=mask, position_ids_BT=position_ids,
-            use_cache=False,
-        ).last_hidden_state  # fmt: skip
+        hidden_BTD = self.packed_states(
+            input_ids, image_features, position_ids_BT=position_ids, document_ids_BT=document_ids,
+            branch_ids_BT=branch_ids,
+        )  # fmt: skip
         target_BT = labels[:, 1:]
         chosen_BT = target_BT != IGNORED
         logits_SV = self.get_output_embeddings()(hidden_BTD[:, :-1][chosen_BT]).float()
