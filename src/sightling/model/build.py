@@ -72,7 +72,10 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
     elif options.stem is not None:
         raise UserError(f"{where}.encoder.stem is for a tower grown from nothing; a pretrained one has its own")
     if _pretrained(section.language_model, f"{where}.language_model") is None:
-        language_config(section.language_model, f"{where}.language_model")
+        text = language_config(section.language_model, f"{where}.language_model")
+        with torch.device("meta"):
+            # Whatever a connector refuses of these widths, it refuses now; nothing is allocated.
+            connector.build(text.hidden_size, text.hidden_size)
     for key in section.tokenizer:
         if key != "pretrained":
             raise UserError(f"{where}.tokenizer has no key {key!r}; {nearest(key, ('pretrained',))}")

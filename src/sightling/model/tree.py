@@ -105,7 +105,6 @@ class Layout:
         keys = self._rows([bucket.keys for bucket in self.buckets], groups)
         back = np.full(self.tokens * heads + 1, len(queries))
         back[queries] = np.arange(len(queries))
-        back[-1] = len(queries)
         counts = np.bincount(keys, minlength=self.tokens * groups + 1)[:-1]
         bag = np.argsort(keys, kind="stable")[: counts.sum()]
         masks = []

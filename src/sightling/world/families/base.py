@@ -28,6 +28,11 @@ from sightling.world.scenes import SceneSpec, sample_scene
 EXTREME_MARGIN = 0.12
 """How much farther to one side the outermost thing must lie than the next one (fraction of the picture)."""
 
+BY_LOOKS = (
+    ("shape",), ("color",), ("color", "shape"), ("color", "shape"), ("size", "shape"), ("size", "color", "shape"),
+)  # fmt: skip
+"""Ways to refer to a thing where its place is what is asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Extreme:

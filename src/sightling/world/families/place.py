@@ -5,10 +5,8 @@ from __future__ import annotations
 from random import Random
 
 from sightling.world.facts import place_is_clear
-from sightling.world.families.base import Draft, Family, View
+from sightling.world.families.base import BY_LOOKS, Draft, Family, View
 from sightling.world.lexicon import PLACES
-
-_WAYS = (("shape",), ("color",), ("color", "shape"), ("color", "shape"), ("size", "shape"), ("size", "color", "shape"))
 
 
 def propose(view: View, rng: Random) -> Draft | None:
@@ -16,7 +14,7 @@ def propose(view: View, rng: Random) -> Draft | None:
     for index in view.order(rng):
         if not place_is_clear(view.things[index]):
             continue
-        reference = view.reference(index, _WAYS, rng)
+        reference = view.reference(index, BY_LOOKS, rng)
         if reference is not None:
             # Large things keep away from the border, so what a question says of the size goes with the place.
             group = ("place", reference.size or "")

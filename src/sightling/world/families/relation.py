@@ -9,10 +9,8 @@ from __future__ import annotations
 from random import Random
 
 from sightling.world.facts import relation
-from sightling.world.families.base import YES_NO, Draft, Family, View, pick, yes_no
+from sightling.world.families.base import BY_LOOKS, YES_NO, Draft, Family, View, pick, yes_no
 from sightling.world.lexicon import OPPOSITES
-
-_WAYS = (("shape",), ("color",), ("color", "shape"), ("color", "shape"), ("size", "shape"), ("size", "color", "shape"))
 
 
 def propose(view: View, rng: Random) -> Draft | None:
@@ -23,7 +21,7 @@ def propose(view: View, rng: Random) -> Draft | None:
             true = sorted(relation(view.things[first], view.things[second]))
             if not true:
                 continue
-            a, b = view.reference(first, _WAYS, rng), view.reference(second, _WAYS, rng)
+            a, b = view.reference(first, BY_LOOKS, rng), view.reference(second, BY_LOOKS, rng)
             if a is None or b is None:
                 continue
             name = pick(true, rng)
