@@ -21,6 +21,13 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def check(self) -> None:
+        """Look for what the options name, files say, reading no more than that takes. A run asks before it writes.
+
+        Raises:
+            UserError: it does not exist, or is not what it should be.
+        """
+
 
 P = TypeVar("P", bound=BaseModel)
 

@@ -50,6 +50,15 @@ def test_digits_stand_alone_and_roles_are_one_token() -> None:
         assert len(trained.encode(role, add_special_tokens=False)) == 1
 
 
+def test_a_template_that_spells_no_role_spends_no_merge_on_one() -> None:
+    text = ["red star blue cross"] * 50
+    chatml, compact = (train_bpe(text, 300, TEMPLATES.get(name)) for name in ("chatml", "compact"))
+    assert "assistant" in chatml.get_vocab()
+    # Every merge is of the text's own words.
+    learnt = {token for token in compact.get_vocab() if len(token) > 1} - set(compact.get_added_vocab())
+    assert learnt and all(token.lstrip("Ġ") in text[0] for token in learnt)
+
+
 @pytest.mark.parametrize("longest", [2, 3, 6, 7])
 def test_tokens_can_be_kept_short(longest: int) -> None:
     trained = train_bpe(["图中有红色的圆形"] * 200, 400, CHATML, max_token_length=longest)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import socket
 import subprocess
@@ -11,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from growing import assert_differ, assert_same, text_of, weights_after
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from toy import FiniteItems, ToyItems, ToyModel, build, toy_recipe, toy_tree, write_recipe
+from toy import ToyItems, ToyModel, build, toy_recipe, toy_tree, write_recipe
 
 from sightling.errors import UserError
 from sightling.train import loop as loop_module
 from sightling.train.checkpoint import load_checkpoint
 from sightling.train.objectives import OBJECTIVES
-from sightling.train.order import Batches, batch_numbers, derive_seed, loader
+from sightling.train.order import Batches, derive_seed
 from sightling.train.precision import choose_bf16, choose_threads
 from sightling.train.recipe import parse_recipe
 from sightling.train.run import run
@@ -29,35 +29,10 @@ from sightling.train.trackers import MetricsFile, check_trackers, read_metrics
 from sightling.train.trained import model_parts, set_training
 
 
-@pytest.fixture
-def console() -> Console:
-    return Console(file=io.StringIO(), width=120)
-
-
-def text_of(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def weights_after(folder: Path, console: Console | None = None, **stages: dict[str, Any]) -> dict[str, Tensor]:
-    run(toy_recipe(**stages), folder, threads=1, build=build, console=console or Console(file=io.StringIO()))
-    return load_file(folder / "model" / "toy.safetensors")
-
-
-def assert_same(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
-    assert set(one) == set(two)
-    for name in one:
-        assert torch.equal(one[name], two[name]), name
-
-
-def assert_differ(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
-    assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
 # ---- the numbers
@@ -194,68 +169,6 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     for line, other in zip(*logs, strict=True):
         for key in ("loss", "accuracy", "eval_loss", "epoch", "padding", "learning_rate"):
             assert other.get(key) == pytest.approx(line.get(key)), key
-
-
-# ---- the data's order
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_number_of_workers_changes_nothing(tmp_path: Path, workers: int) -> None:
-    stage = {"objective": {"type": "toy", "noise": True}, "data": {"type": "finite", "size": 9}}
-    alone = weights_after(tmp_path / "0", one=stage)
-    assert_same(alone, weights_after(tmp_path / "n", one=stage | {"dataloader_num_workers": workers}))
-
-
-def test_seeds_matter(tmp_path: Path) -> None:
-    assert_differ(weights_after(tmp_path / "a", one={}), weights_after(tmp_path / "b", one={"seed": 5}))
-
-
-def test_each_epoch_holds_every_item_once_in_a_new_order() -> None:
-    batches = Batches(FiniteItems(10), lambda items: [item[0] for item in items], 4, seed=3)
-    order = [index for number in range(5) for index in batches[number]]
-    assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
-    assert order[:10] != order[10:]
-    again = Batches(FiniteItems(10), lambda items: [item[0] for item in items], 4, seed=3)
-    # Out of order and from the middle: a batch is a function of its number.
-    assert [again[number] for number in (4, 0, 2)] == [batches[number] for number in (4, 0, 2)]
-
-
-def test_endless_items_come_once_in_order() -> None:
-    batches = Batches(ToyItems(), lambda items: [item[0] for item in items], 3, seed=3)
-    assert [batches[number] for number in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-
-
-def test_ranks_share_the_micro_batches_without_overlap() -> None:
-    of_ranks = [list(batch_numbers(2, 5, 3, rank, 4)) for rank in range(4)]
-    assert sorted(number for numbers in of_ranks for number in numbers) == list(range(2 * 3 * 4, 5 * 3 * 4))
-    assert of_ranks[1] == [25, 29, 33, 37, 41, 45, 49, 53, 57]
-
-
-def test_fetching_leaves_the_random_generators_alone() -> None:
-    import random
-
-    import numpy as np
-
-    batches = Batches(ToyItems(), lambda items: torch.rand(2), 2, seed=0)
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
-    first = (random.random(), float(np.random.rand()))
-    batches[0]
-    random.seed(0)
-    np.random.seed(0)
-    source = loader(batches, range(2), 0, False)
-    next(source)
-    assert (random.random(), float(np.random.rand())) == first
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_epochs_become_steps(tmp_path: Path) -> None:
-    weights_after(tmp_path, one={"data": {"type": "finite", "size": 10}, "max_steps": None, "num_train_epochs": 2})
-    lines = list(read_metrics(tmp_path / "metrics.jsonl"))
-    assert lines[-1]["step"] == 5 and lines[-1]["epoch"] == 2.0
 
 
 # ---- the log
@@ -419,57 +332,3 @@ def test_parts_must_cover_the_model_and_be_known() -> None:
     model.stray = nn.Parameter(torch.zeros(1))
     with pytest.raises(ValueError, match="stray"):
         model_parts(model)
-
-
-# ---- a run's folder
-
-
-def test_a_finished_run_is_left_alone(tmp_path: Path, console: Console) -> None:
-    first = weights_after(tmp_path, words={"type": "toy_step"}, one={})
-    stamp = (tmp_path / "model" / "toy.safetensors").stat().st_mtime_ns
-    assert_same(first, weights_after(tmp_path, console, words={"type": "toy_step"}, one={}))
-    assert (tmp_path / "model" / "toy.safetensors").stat().st_mtime_ns == stamp
-    assert "finished already" in text_of(console)
-    state = json.loads((tmp_path / "run.json").read_text())
-    assert state["status"] == "finished" and state["stages"]["words"]["facts"] == {"words": 3}
-    one = state["stages"]["one"]
-    assert one["status"] == "finished" and one["steps"] == 6
-    assert one["seconds"] > 0 and one["peak_memory_bytes"] > 0
-    assert len(state["recipe_hash"]) == 64
-    assert not (tmp_path / "checkpoints" / "one").exists()
-    recipe = (tmp_path / "model" / "recipe.yaml").read_text()
-    assert recipe == (tmp_path / "recipe.yaml").read_text() == toy_recipe(words={"type": "toy_step"}, one={}).to_yaml()
-
-
-def test_a_lost_model_is_made_again_from_the_stages(tmp_path: Path) -> None:
-    import shutil
-
-    stages: dict[str, Any] = {"one": {}, "two": {"train": {"connector": True}}}
-    first = weights_after(tmp_path, **stages)
-    shutil.rmtree(tmp_path / "model")
-    assert_same(first, weights_after(tmp_path, **stages))
-
-
-@pytest.mark.parametrize(
-    ("prepare", "sentence"),
-    [
-        (lambda p: run(toy_recipe(one={"learning_rate": 0.5}), p, build=build, threads=1),
-         "holds another run: stages.one.learning_rate is 0.5 there and 0.01 here"),
-        (lambda p: (p.mkdir(), (p / "photo.jpg").touch()), "holds files but no run"),
-        (lambda p: p.touch(), "is a file"),
-    ],
-)  # fmt: skip
-def test_a_folder_with_something_else_in_it(tmp_path: Path, prepare: Any, sentence: str) -> None:
-    prepare(tmp_path / "r")
-    with pytest.raises(UserError, match=sentence):
-        weights_after(tmp_path / "r", one={})
-
-
-def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
-    from sightling.train.runfolder import RunFolder
-
-    held = RunFolder(tmp_path / "r", toy_recipe(one={}))
-    with pytest.raises(UserError, match="another process is training in"):
-        weights_after(tmp_path / "r", one={})
-    held.release()
-    weights_after(tmp_path / "r", one={})

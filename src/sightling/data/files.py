@@ -174,12 +174,24 @@ class FilesOptions(SourceOptions):
     per_group: int | None = Field(default=None, ge=1)
     cache_mb: int = Field(default=0, ge=0)
 
+    def check(self) -> None:
+        """Look for the file or folder, and for the folder of its pictures.
+
+        Raises:
+            UserError: one does not exist, or the data are in no known format.
+        """
+        open_data(Path(self.path).expanduser(), self.format, self.options)
+        checked_root(self._images_root())
+
+    def _images_root(self) -> Path | None:
+        return Path(self.images_root).expanduser() if self.images_root is not None else None
+
     def open(self, seed: int) -> FileSource:
         """The source; the seed is not used, since a file makes no choices."""
         return FileSource(
             Path(self.path).expanduser(),
             self.format,
-            images_root=Path(self.images_root).expanduser() if self.images_root is not None else None,
+            images_root=self._images_root(),
             options=self.options,
             split=self.hold_out,
             on_error=self.on_error,

@@ -139,6 +139,18 @@ class MixtureOptions(SourceOptions):
             _part(name, section)
         return value
 
+    def check(self) -> None:
+        """Look for what each of the sources names.
+
+        Raises:
+            UserError: one of them does not exist or is in no known format; its name is told.
+        """
+        for name, section in self.sources.items():
+            try:
+                _part(name, section)[0].check()
+            except UserError as error:
+                raise UserError(f"sources.{name}: {error}") from None
+
     def open(self, seed: int) -> Mixture:
         """The sources, each with the stage's seed, mixed."""
         parts = [_part(name, section) for name, section in self.sources.items()]

@@ -94,6 +94,14 @@ class SampleTextOptions(TextOptions):
         make(SOURCES, value, "data")
         return value
 
+    def check(self) -> None:
+        """Look for what the data section names.
+
+        Raises:
+            UserError: it does not exist, or is in no known format.
+        """
+        make(SOURCES, self.data, "data").check()
+
     def open(self, seed: int) -> SampleText:
         """Texts of that source."""
         return SampleText(make(SOURCES, self.data, "data").open(seed))
@@ -119,15 +127,23 @@ class FileTextOptions(TextOptions):
 
     path: str
 
+    def check(self) -> None:
+        """Look for the file.
+
+        Raises:
+            UserError: no such file.
+        """
+        if not Path(self.path).is_file():
+            raise UserError(f"text file {self.path} does not exist")
+
     def open(self, seed: int) -> Lines:
         """The file's lines.
 
         Raises:
             UserError: no such file, not readable, no UTF-8, or nothing in it.
         """
+        self.check()
         path = Path(self.path)
-        if not path.is_file():
-            raise UserError(f"text file {path} does not exist")
         try:
             # Only a line break ends a text: splitlines would cut at a dozen rarer characters too.
             lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]

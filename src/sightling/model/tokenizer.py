@@ -19,7 +19,7 @@ PATTERN = (
 )
 
 ROLE_REPEATS = 10_000
-"""How often each role's name stands in the tokenizer's training text, so that it becomes one token."""
+"""How often each role's words stand in the tokenizer's training text, so that they become one token."""
 
 
 def train_bpe(
@@ -56,10 +56,17 @@ def train_bpe(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # Every prompt holds the roles' names; spelt in letters they would cost more than a short answer.
-    roles = [role + "\n" for role in template.opens] * ROLE_REPEATS
-    tokenizer.train_from_iterator(chain(roles, texts), trainer)
+    # Every prompt holds what opens a turn; spelt in letters it would cost more than a short answer.
+    opens = [words for opening in template.opens.values() if (words := _plain(opening, template.control))]
+    tokenizer.train_from_iterator(chain(opens * ROLE_REPEATS, texts), trainer)
     return wrap(tokenizer, template)
+
+
+def _plain(text: str, control: Iterable[str]) -> str:
+    """What is left of a template's string without its control tokens."""
+    for token in control:
+        text = text.replace(token, "")
+    return text
 
 
 def wrap(tokenizer: Tokenizer, template: Template) -> PreTrainedTokenizerFast:
@@ -78,11 +85,11 @@ class PlainText:
     """Text to token ids with no added token in sight: what a user writes stays text.
 
     The same merges as the tokenizer's, but its added tokens are removed, so ``<|im_end|>`` in a
-    question becomes the bytes of those ten characters. Short texts repeat a lot in training and are
-    remembered.
+    question becomes the bytes of those ten characters. Short texts repeat a lot in training:
+    up to ``remember`` of them are remembered, by each worker process for itself.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, remember: int = 200_000) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, remember: int = 20_000) -> None:
         specification = json.loads(tokenizer.backend_tokenizer.to_str())
         added = {token["content"] for token in specification["added_tokens"] if token["special"]}
         specification["added_tokens"] = []

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sightling.errors import UserError
 from sightling.train.checkpoint import Checkpoint, CheckpointFolder, load_weights
 from sightling.train.heldout import held_out_loss
+from sightling.train.memory import give_back
 from sightling.train.objectives.base import Batch, Objective
 from sightling.train.optimizers import build_optimizers
 from sightling.train.order import (
@@ -212,6 +213,7 @@ class StageLoop:
         numbers = batch_numbers(
             self.step, self.total, self.stage.gradient_accumulation_steps, self.accelerator.process_index, self.ranks
         )
+        give_back(self.device)
         source = loader(self.batches, numbers, self.stage.dataloader_num_workers, self.device.type == "cuda")
         quiet = not self.accelerator.is_main_process
         self.window.started = time.perf_counter()

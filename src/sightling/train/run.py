@@ -26,6 +26,7 @@ from sightling.train.checkpoint import (
     write_whole,
 )
 from sightling.train.loop import StageLoop, Surroundings
+from sightling.train.memory import bound_kernels
 from sightling.train.objectives import OBJECTIVES, Objective
 from sightling.train.order import derive_seed, seed_everything
 from sightling.train.precision import choose_bf16, choose_threads, precision_name
@@ -102,6 +103,7 @@ def run(
         UserError: bad input, a folder that holds another run, a full disk, a loss that is not finite.
         Interrupted: Ctrl-C or SIGTERM; what was learnt is saved.
     """
+    bound_kernels()
     checked = check_recipe(recipe)
     if build is None:
         from sightling.model.build import check_model
@@ -167,6 +169,7 @@ class _Run:
 
     def go(self) -> Path:
         """All stages, then the model."""
+        self._find_data()
         # The first rank alone owns the folder; the others read what it wrote.
         folder = RunFolder(self.path, self.recipe) if self.accelerator.is_main_process else None
         try:
@@ -175,6 +178,21 @@ class _Run:
             self.accelerator.end_training()
             if folder is not None:
                 folder.release()
+
+    def _find_data(self) -> None:
+        """Look for the data of every stage that is still to come, before anything is written.
+
+        Raises:
+            UserError: some do not exist.
+        """
+        for name, what in self.checked.items():
+            made = self._weights(name) if isinstance(what, CheckedStage) else self.path / what.folder
+            look = what.data.check if isinstance(what, CheckedStage) else what.check
+            try:
+                if not made.is_dir():
+                    look()
+            except UserError as error:
+                raise UserError(f"{self.recipe.source}: stages.{name}.data: {error}") from None
 
     def _go(self, folder: RunFolder | None) -> Path:
         self.accelerator.wait_for_everyone()

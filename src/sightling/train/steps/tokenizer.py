@@ -35,6 +35,14 @@ class TokenizerStep(StageStep):
         make(TEXTS, value, "data")
         return value
 
+    def check(self) -> None:
+        """Look for the texts.
+
+        Raises:
+            UserError: they do not exist.
+        """
+        make(TEXTS, self.data, "data").check()
+
     def run(self, context: StepContext) -> dict[str, Any]:
         """Write the tokenizer's files; say how many tokens a text takes.
 
