@@ -210,10 +210,14 @@ def write_recipe(path: Path, tree: dict[str, Any]) -> Path:
 
 
 def main(argv: list[str]) -> int:
+    from sightling.train.processes import helpers, wanted
     from sightling.train.run import run
 
     try:
-        run(load_recipe(argv[0], argv[2:]), argv[1], threads=1, build=build)
+        recipe = load_recipe(argv[0], argv[2:])
+        share = wanted(recipe.cpu_processes)
+        with helpers(share, argv, (sys.executable, __file__)):
+            run(recipe, argv[1], threads=1, build=build, share=share)
     except Interrupted as stop:
         print(stop, flush=True)
         return stop.exit_code

@@ -28,11 +28,16 @@ def train(
 
     The same command continues after Ctrl-C, a crash or a kill. Ctrl-C saves first; a second Ctrl-C does not wait.
     """
+    from sightling.train.processes import helpers, wanted
     from sightling.train.recipe import load_recipe
 
     # Before the heavy imports: a wrong name or key is told at once.
     resolved = load_recipe(recipe, overrides or [])
+    share = wanted(resolved.cpu_processes)
+    arguments = ["train", recipe, *(overrides or [])]
+    arguments += ["--output", str(output)] if output is not None else []
+    arguments += ["--threads", str(threads)] if threads is not None else []
+    with helpers(share, arguments):
+        from sightling.train.run import run
 
-    from sightling.train.run import run
-
-    run(resolved, output, threads=threads)
+        run(resolved, output, threads=threads, share=share)

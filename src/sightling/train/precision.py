@@ -22,10 +22,11 @@ class Choice:
     reason: str
 
 
-def choose_threads(asked: int | None = None) -> Choice:
+def choose_threads(asked: int | None = None, share: int = 1) -> Choice:
     """How many threads torch computes with; :func:`torch.set_num_threads` is called with it.
 
-    ``asked`` wins, then the environment's ``OMP_NUM_THREADS``, else every core this process may use.
+    ``asked`` wins, then the environment's ``OMP_NUM_THREADS``, else every core this process may use, shared evenly
+    by ``share`` processes.
 
     Raises:
         UserError: fewer than one thread.
@@ -38,7 +39,8 @@ def choose_threads(asked: int | None = None) -> Choice:
         choice = Choice(int(os.environ["OMP_NUM_THREADS"]), "as OMP_NUM_THREADS says; --threads changes it")
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        choice = Choice(cores, "every core this process may use; --threads changes it")
+        whose = "every core this process may use" if share == 1 else f"{cores} cores shared by {share} processes"
+        choice = Choice(max(1, cores // share), f"{whose}; --threads changes it")
     torch.set_num_threads(int(choice.value))
     return choice
 

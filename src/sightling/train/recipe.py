@@ -126,7 +126,10 @@ Stage = TrainStage | StepStage
 
 
 class Recipe(RunWide):
-    """A whole recipe in resolved form: every default is filled in, every override applied."""
+    """A whole recipe in resolved form: every default is filled in, every override applied.
+
+    ``cpu_processes``: on a computer without an accelerator, how many processes share each batch and the cores.
+    """
 
     name: str
     description: str = ""
@@ -134,6 +137,7 @@ class Recipe(RunWide):
     stages: dict[str, Stage]
     evaluate: dict[str, Any] = Field(default_factory=dict)
     output_dir: str | None = None
+    cpu_processes: int = Field(default=1, ge=1, le=64)
     report_to: Annotated[list[str], BeforeValidator(_names)] = Field(default_factory=lambda: ["tensorboard"])
 
     _source: str = PrivateAttr("recipe")

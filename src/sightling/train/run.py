@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ def run(
     threads: int | None = None,
     build: Build | None = None,
     console: Console | None = None,
+    share: int = 1,
 ) -> Path:
     """Grow the model of a recipe, or go on growing it. Returns the run's folder.
 
@@ -98,6 +100,8 @@ def run(
         threads: threads of torch; ``None`` takes every core.
         build: makes the model; ``None`` is :func:`sightling.model.build.build_model`.
         console: where to print; ``None`` is standard output.
+        share: how many processes, this one included, share one device's batches
+            (:mod:`sightling.train.processes`); each takes an even part.
 
     Raises:
         UserError: bad input, a folder that holds another run, a full disk, a loss that is not finite.
@@ -111,13 +115,28 @@ def run(
         # The model is built after the stages that it needs (a tokenizer's); its parts can be wrong now.
         check_model(recipe.model, f"{recipe.source}: model")
     check_trackers(recipe.report_to, recipe.source)
+    check_share(recipe, share)
     with Stopping() as stopping:
         try:
-            return _Run(recipe, checked, output_dir, threads, build, console, stopping).go()
+            return _Run(recipe, checked, output_dir, threads, build, console, stopping, share).go()
         except Interrupted as stop:
             raise Interrupted(f"{stop}; {CONTINUES}", stop.exit_code - 128) from None
         except StopNow as stop:
             raise Interrupted(f"stopped at once; {CONTINUES} or from the checkpoint before", stop.signum) from None
+
+
+def check_share(recipe: Recipe, share: int) -> None:
+    """Refuse batches that cannot be shared evenly.
+
+    Raises:
+        UserError: the first one.
+    """
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, TrainStage) and stage.per_device_train_batch_size % share:
+            raise UserError(
+                f"{recipe.source}: stages.{name}.per_device_train_batch_size = {stage.per_device_train_batch_size} "
+                f"cannot be shared evenly by cpu_processes = {share}; make it a multiple"
+            )
 
 
 class _Run:
@@ -132,10 +151,13 @@ class _Run:
         build: Build | None,
         console: Console | None,
         stopping: Stopping,
+        share: int,
     ) -> None:
+        self.share = share
         self.recipe, self.checked, self.stopping = recipe, checked, stopping
         self.path = Path(output_dir or recipe.output_dir or Path("runs") / recipe.name)
-        self.threads = choose_threads(threads)
+        # Threads are chosen below, after accelerate has set them for several processes and warned of it.
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS", category=UserWarning)
         # Precision is ours to choose, stage by stage; text-only batches leave the encoder without gradients.
         self.accelerator = Accelerator(
             # Said outright: without an accelerator, accelerate would take torchrun's processes for single ones.
@@ -145,6 +167,7 @@ class _Run:
             project_dir=str(self.path / "logs"),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
+        self.threads = choose_threads(threads, share)
         plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if self.accelerator.distributed_type not in plain:
             raise UserError(
@@ -327,6 +350,8 @@ class _Run:
         seed_everything(derive_seed(seed, "objective"))
         objective = what.objective(self.model, self.processor, what.options, what.data, seed)
         around = Surroundings(self.accelerator, self.console, log, self.stopping, self.path / "checkpoints", self.able)
+        mine = stage.per_device_train_batch_size // self.share
+        stage = stage.model_copy(update={"per_device_train_batch_size": mine})
         loop = StageLoop(name, stage, self.model, objective, around, seed=seed, bf16=bf16, where=where)
         result = loop.run()
         if folder is not None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import torch.nn as nn
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from sightling.errors import UserError
 from sightling.sight.connectors.base import CONNECTORS, Connector, ConnectorOptions
-from sightling.sight.connectors.positions import sincos_positions
+from sightling.sight.connectors.positions import placed
 
 
 @CONNECTORS.register("mlp")
 class MLPOptions(ConnectorOptions):
     """One visual token a feature; ``depth`` counts the linear layers.
 
-    ``positions``: add each feature's place to its token (:mod:`~sightling.sight.connectors.positions`); a CLS token
-    has none.
+    ``positions``: norm each token and add its place (:mod:`~sightling.sight.connectors.positions`); a CLS token has
+    no place.
     """
 
     depth: int = Field(default=2, ge=1)
@@ -53,12 +52,7 @@ class MLP(Connector):
     def forward(self, features_NPD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Shapes: features_NPD to tokens_NPD."""
         tokens_NPD = self.layers(features_NPD)
-        if self.positions:
-            places_PD = sincos_positions(*grid, tokens_NPD.shape[-1]).to(tokens_NPD)
-            # Features before the grid (a CLS token) have no place.
-            before = tokens_NPD.shape[1] - len(places_PD)
-            tokens_NPD = tokens_NPD + F.pad(places_PD, (0, 0, before, 0))
-        return tokens_NPD
+        return placed(tokens_NPD, grid) if self.positions else tokens_NPD
 
 
 def mlp(in_width: int, out_width: int, depth: int, norm: bool, bias: bool = True) -> nn.Sequential:

@@ -4,18 +4,32 @@ A language model with rotary positions knows how far a visual token is, but cann
 attends to: the place must be in the token.
 
 Source of the waves: Beyer, Zhai and Kolesnikov 2022, "Better plain ViT baselines for ImageNet-1k", with a shorter
-longest wave, for small grids, and half the amplitude, so that what a patch shows still speaks louder.
+longest wave, so that on the small grids of small models most channels tell one column from the next.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-LONGEST = 100.0
-"""The longest wave in patches, over 2 pi; grids of small models have 4 to 32 patches a side."""
+EPSILON = 1e-6
+"""Keeps a token of zeros finite."""
 
-AMPLITUDE = 0.5
+LONGEST = 8.0
+"""The longest wave in patches, over 2 pi: half of it is 25 patches."""
+
+
+def placed(tokens_NPD: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens brought to a root mean square of 1, with the place of each added; tokens before the grid have none.
+
+    Without the norm, tokens grow in training until the place is a few percent of them and cannot be read any more.
+    """
+    told_NPD = tokens_NPD.float()
+    normed_NPD = told_NPD * torch.rsqrt(told_NPD.square().mean(-1, keepdim=True) + EPSILON)
+    places_PD = sincos_positions(*grid, tokens_NPD.shape[-1]).to(told_NPD)
+    before = tokens_NPD.shape[1] - len(places_PD)
+    return (normed_NPD + F.pad(places_PD, (0, 0, before, 0))).to(tokens_NPD.dtype)
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
@@ -29,4 +43,4 @@ def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
     frequencies = LONGEST ** -(torch.arange(width // 4) / (width // 4))
     y_P, x_P = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     waves = [wave(axis.reshape(-1, 1) * frequencies) for axis in (x_P, y_P) for wave in (torch.sin, torch.cos)]
-    return AMPLITUDE * torch.cat(waves, dim=1)
+    return torch.cat(waves, dim=1)

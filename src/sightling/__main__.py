@@ -1,0 +1,5 @@
+"""``python -m sightling`` is the ``sightling`` command."""
+
+from sightling.cli import main
+
+main()
