@@ -2,8 +2,9 @@
 
 Both train the same model on the same samples in one run, in turns, so that a noisy machine hurts both.
 
-* sightling: the stage as the recipe has it (samples about one picture share it in a row).
-* Trainer: one padded sample a row, float32, the batch size with which it is fastest of those tried.
+* sightling: the command `sightling train`, as the recipe has the stage. It draws and encodes its samples as it goes.
+* Trainer: one padded sample a row, float32, the batch size with which it is fastest of those tried. Its samples are
+  encoded before the clock starts.
 
     python benchmarks/throughput.py [--recipe quickstart] [--stage instruct] [--rounds 3] [--seconds 20]
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,16 +30,15 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from sightling.model.build import build_model
-from sightling.parts import make
-from sightling.train.objectives.answer import Answer, AnswerOptions
-from sightling.train.optimizers import build_optimizers
-from sightling.train.recipe import TrainStage, load_recipe
+from sightling.train.objectives.answer import Answer
+from sightling.train.recipe import StepStage, TrainStage, load_recipe
 from sightling.train.run import check_recipe
-from sightling.train.steps import STEPS, StepContext
+from sightling.train.trackers import read_metrics
+from sightling.train.yamlfile import dump_yaml
 
 
 class Rows(Dataset[Any]):
-    """Single samples, encoded before the clock starts for both sides alike."""
+    """Single samples, encoded before the clock starts."""
 
     def __init__(self, samples: list[Any], processor: Any) -> None:
         self.items = []
@@ -114,24 +116,23 @@ def trainer_rate(model: Any, rows: Rows, batch_size: int, seconds: float, pad_id
     return batch_size / statistics.median(clock.steps[1:])
 
 
-def our_rate(model: Any, stage: TrainStage, objective: Answer, items: list[Any], seconds: float) -> float:
-    """Samples per second of the stage's own step: collate, forward, backward, clip, update."""
-    parts = model.parts()
-    optimizers = build_optimizers(stage, parts, stage.train.rates(1e-4))
-    size, rates, position, spent = stage.per_device_train_batch_size, [], 0, 0.0
-    while spent < seconds or len(rates) < 3:
-        started = time.perf_counter()
-        batch = objective.collate([items[(position + k) % len(items)] for k in range(size)])
-        position += size
-        loss, _ = objective.loss(model, batch)
-        (loss / objective.count(batch)).backward()
-        torch.nn.utils.clip_grad_norm_(list(optimizers.parameters()), stage.max_grad_norm)
-        optimizers.step()
-        optimizers.zero_grad()
-        taken = time.perf_counter() - started
-        spent += taken
-        rates.append(objective.samples(batch) / taken)
-    return statistics.median(rates[1:])
+def our_rate(recipe: Path, folder: Path, seconds: float) -> float:
+    """Samples per second that the command reports: it starts or goes on, trains for a while and is told to stop."""
+    metrics = folder / "metrics.jsonl"
+    before = len(list(read_metrics(metrics)))
+    command = [sys.executable, "-m", "sightling", "train", str(recipe), "--output", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+        # The first line of a start holds what happens once; the clock runs from there.
+        while len(list(read_metrics(metrics))) <= before:
+            if running.poll() is not None:
+                raise SystemExit(f"{' '.join(command)} ended with exit code {running.returncode}")
+            time.sleep(0.2)
+        time.sleep(seconds)
+        running.terminate()
+    rates = [line["samples_per_second"] for line in list(read_metrics(metrics))[before + 1 :]]
+    if not rates:
+        raise SystemExit(f"no step ended within {seconds:g} s; give --seconds more")
+    return statistics.median(rates)
 
 
 def main() -> None:
@@ -147,26 +148,26 @@ def main() -> None:
     stage = recipe.stages[told.stage]
     assert isinstance(stage, TrainStage)
     checked: Any = check_recipe(recipe)
+    tree = recipe.to_dict()
+    steps = {name: kept for name, kept in tree["stages"].items() if isinstance(recipe.stages[name], StepStage)}
+    alone = tree["stages"][told.stage] | {"max_steps": 100_000, "logging_steps": 5}
+    tree |= {"stages": steps | {told.stage: alone}, "report_to": "none"}
     with tempfile.TemporaryDirectory() as folder:
-        workdir = Path(folder)
-        for one in recipe.stages.values():
-            if not isinstance(one, TrainStage):
-                step = make(STEPS, one.options(), "stage")
-                (workdir / step.folder).mkdir()
-                step.run(StepContext(recipe.model, 0, workdir / step.folder, workdir, print))
-        model, processor = build_model(recipe.model, recipe.seed, workdir)
-    options: AnswerOptions = checked[told.stage].options
-    objective = Answer(model, processor, options, checked[told.stage].data, seed=1)
-    dataset: Any = objective.dataset()
-    items = [dataset[index] for index in range(4 * stage.per_device_train_batch_size)]
-    rows = Rows([sample for index in range(64) for sample in dataset.source.group(index)], processor)
-    pad = processor.pad_token_id
-    sizes = {size: trainer_rate(model, rows, size, told.seconds / 4, pad) for size in (8, 32, 128)}
-    best = max(sizes, key=lambda size: sizes[size])
-    ours, theirs = [], []
-    for _ in range(told.rounds):
-        ours.append(our_rate(model, stage, objective, items, told.seconds))
-        theirs.append(trainer_rate(model, rows, best, told.seconds, pad))
+        written, run = Path(folder) / "recipe.yaml", Path(folder) / "run"
+        written.write_text(dump_yaml(tree), encoding="utf-8")
+        # The first start trains the tokenizer, too; its rate is thrown away.
+        our_rate(written, run, told.seconds / 4)
+        model, processor = build_model(recipe.model, recipe.seed, run)
+        objective = Answer(model, processor, checked[told.stage].options, checked[told.stage].data, seed=1)
+        dataset: Any = objective.dataset()
+        rows = Rows([sample for index in range(64) for sample in dataset.source.group(index)], processor)
+        pad = processor.pad_token_id
+        sizes = {size: trainer_rate(model, rows, size, told.seconds / 4, pad) for size in (8, 32, 128)}
+        best = max(sizes, key=lambda size: sizes[size])
+        ours, theirs = [], []
+        for _ in range(told.rounds):
+            ours.append(our_rate(written, run, told.seconds))
+            theirs.append(trainer_rate(model, rows, best, told.seconds, pad))
     result = {
         "sightling_samples_per_second": statistics.median(ours),
         "trainer_samples_per_second": statistics.median(theirs),
@@ -174,6 +175,7 @@ def main() -> None:
         "trainer_batch_size": best,
         "rounds": {"sightling": ours, "trainer": theirs},
         "threads": torch.get_num_threads(),
+        "cpu_processes": recipe.cpu_processes,
     }
     table = Table(
         "", "samples/s", "ratio", title=f"{told.recipe}, stage {told.stage}, {torch.get_num_threads()} threads"
