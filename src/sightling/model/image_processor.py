@@ -15,7 +15,7 @@ from sightling.errors import UserError, nearest
 from sightling.parts import make
 from sightling.sight.connectors import CONNECTORS
 from sightling.sight.preprocess import RESAMPLE, to_pixels
-from sightling.sight.tiling import TILINGS, Placement
+from sightling.sight.tiling import TILINGS, Plan, check_squares
 
 
 class VisionLanguageImageProcessor(BaseImageProcessor):
@@ -30,7 +30,7 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         resample: ``bicubic`` or ``bilinear``.
 
     Raises:
-        UserError: an unknown tiling scheme, connector, option or resampling.
+        UserError: an unknown tiling scheme, connector, option or resampling, or a scheme that the model cannot take.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 (transformers' contract)
@@ -55,6 +55,7 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         if resample not in RESAMPLE:
             raise UserError(f"there is no resampling {resample!r}; {nearest(resample, RESAMPLE)}")
         self._scheme = make(TILINGS, self.tiling, "tiling")
+        check_squares(self._scheme, "tiling")
         self._connector = make(CONNECTORS, self.connector, "connector")
         self._counts: dict[tuple[int, int], int] = {}
 
@@ -62,18 +63,19 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         """What is saved: the options, not the parts made from them."""
         return {key: value for key, value in super().to_dict().items() if not key.startswith("_")}
 
-    def plan(self, width: int, height: int) -> tuple[Placement, ...]:
+    def plan(self, width: int, height: int) -> Plan:
         """The encoder inputs for a picture of that size, in order."""
-        return self._scheme.plan(width, height, self.image_size)
+        return self._scheme.plan(width, height, self.image_size, self.patch_size)
 
     def count(self, width: int, height: int) -> int:
         """Visual tokens for a picture of that size: arithmetic only, no pixel is decoded."""
         known = self._counts.get((width, height))
         if known is None:
-            grid = self.image_size // self.patch_size
-            one = self._connector.tokens(grid, grid, self.extra_features)
-            known = self._counts[width, height] = one * len(self.plan(width, height))
+            known = self._counts[width, height] = self.plan(width, height).count(self._tokens)
         return known
+
+    def _tokens(self, rows: int, columns: int) -> int:
+        return self._connector.tokens(rows, columns, self.extra_features)
 
     def pixels(self, image: Image.Image) -> Tensor:
         """``uint8`` pixels_NCHW of one RGB picture."""

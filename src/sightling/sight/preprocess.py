@@ -8,25 +8,26 @@ normalises them there, which moves a quarter of the bytes and keeps batches smal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sightling.sight.tiling import Placement
+from sightling.sight.tiling import Placement, Plan
 
 RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def place(image: Image.Image, placement: Placement, fill: tuple[int, int, int], resample: str) -> Image.Image:
-    """One encoder input of an RGB picture, as an RGB picture of ``placement.canvas`` pixels."""
+def scale(image: Image.Image, placement: Placement, resample: str) -> Image.Image:
+    """The placement's part of an RGB picture in the size it is shown in."""
     whole = (0, 0, *image.size)
     part = image if placement.crop == whole else image.crop(placement.crop)
-    if part.size != placement.scaled:
-        part = part.resize(placement.scaled, RESAMPLE[resample])
-    if placement.scaled == placement.canvas:
+    return part if part.size == placement.scaled else part.resize(placement.scaled, RESAMPLE[resample])
+
+
+def lay(part: Image.Image, placement: Placement, fill: tuple[int, int, int]) -> Image.Image:
+    """One encoder input of ``placement.canvas`` pixels: what of the scaled part falls on it, the rest filled."""
+    if placement.scaled == placement.canvas and placement.offset == (0, 0):
         return part
     canvas = Image.new("RGB", placement.canvas, fill)
     canvas.paste(part, placement.offset)
@@ -34,12 +35,24 @@ def place(image: Image.Image, placement: Placement, fill: tuple[int, int, int], 
 
 
 def to_pixels(
-    image: Image.Image,
-    plan: Sequence[Placement],
-    *,
-    fill: tuple[int, int, int] = (127, 127, 127),
-    resample: str = "bicubic",
+    image: Image.Image, plan: Plan, *, fill: tuple[int, int, int] | None = None, resample: str = "bicubic"
 ) -> Tensor:
-    """``uint8`` pixels_NCHW of all placements of one picture, which must share one canvas size."""
-    tiles = [np.asarray(place(image, placement, fill, resample)) for placement in plan]
+    """``uint8`` pixels_NCHW of all tiles of one RGB picture; ``fill`` replaces the plan's colour.
+
+    Raises:
+        ValueError: the plan is for a picture of another size, or its tiles are of several sizes.
+    """
+    if image.size != plan.picture:
+        raise ValueError(f"the plan is for a picture of {plan.picture} pixels, not of {image.size}")
+    sizes = sorted({tile.canvas for tile in plan})
+    if len(sizes) != 1:
+        raise ValueError(f"tiles of several sizes make no one tensor: {sizes}")
+    # Tiles of one grid are windows onto the same scaled picture, which is scaled once.
+    shown: dict[tuple[tuple[int, ...], tuple[int, ...]], Image.Image] = {}
+    tiles = []
+    for tile in plan:
+        key = (tile.crop, tile.scaled)
+        if key not in shown:
+            shown[key] = scale(image, tile, resample)
+        tiles.append(np.asarray(lay(shown[key], tile, plan.fill if fill is None else fill)))
     return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).contiguous()

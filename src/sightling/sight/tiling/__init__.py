@@ -6,7 +6,15 @@ wrong key is refused by name. A plan is decided before a pixel is decoded.
 
 from __future__ import annotations
 
-from sightling.sight.tiling.base import TILINGS, Placement, Tiling
+from sightling.sight.tiling.adaptive import Adaptive
+from sightling.sight.tiling.anyres import Anyres
+from sightling.sight.tiling.base import TILINGS, Placement, Plan, Tiling, check_squares
+from sightling.sight.tiling.dynamic import Dynamic
+from sightling.sight.tiling.native import Native
+from sightling.sight.tiling.overlapping import Overlapping
 from sightling.sight.tiling.single import Single
 
-__all__ = ["TILINGS", "Placement", "Single", "Tiling"]
+__all__ = [
+    "TILINGS", "Adaptive", "Anyres", "Dynamic", "Native", "Overlapping", "Placement", "Plan", "Single", "Tiling",
+    "check_squares",
+]  # fmt: skip

@@ -1,12 +1,25 @@
-"""What every tiling scheme offers: a plan from a size, before a pixel is decoded."""
+"""What every tiling scheme offers: a plan from a size, before a pixel is decoded.
+
+Sizes are (width, height) in pixels; grids are (rows, columns).
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
+from sightling.errors import UserError
 from sightling.parts import Part
 from sightling.registry import Registry
+
+Size = tuple[int, int]
+Grid = tuple[int, int]
+Box = tuple[int, int, int, int]
+
+GREY = (127, 127, 127)
+"""What fills a tile where the picture does not reach, unless the scheme says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,20 +28,130 @@ class Placement:
 
     ``crop`` (left, top, right, bottom), in the picture's pixels, is scaled to ``scaled`` (width, height)
     and pasted at ``offset`` on a canvas of ``canvas`` (width, height); what it does not cover is filled.
+    A negative offset makes the canvas a window onto a scaled picture larger than itself: tiles of one
+    picture are cut after it was scaled, so that nothing is blurred at their seams.
     """
 
-    crop: tuple[int, int, int, int]
-    scaled: tuple[int, int]
+    crop: Box
+    scaled: Size
     offset: tuple[int, int]
-    canvas: tuple[int, int]
+    canvas: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Sequence[Placement]):
+    """How one picture is cut: a sequence of its encoder inputs in the order they are fed.
+
+    Attributes:
+        tiles: the encoder inputs.
+        picture: the picture's size.
+        canvas: what the grid's tiles cover together, filling included.
+        grid: (rows, columns) of the tiles that are cut from the canvas.
+        patch_size: side of the encoder's patches in pixels.
+        overview: which tile shows the whole picture at once; None when none does.
+        fill: the colour where the picture does not reach.
+        between: tokens of text before each tile and after the last one, where the scheme sets any.
+    """
+
+    tiles: tuple[Placement, ...]
+    picture: Size
+    canvas: Size
+    grid: Grid
+    patch_size: int
+    overview: int | None = None
+    fill: tuple[int, int, int] = GREY
+    between: tuple[tuple[str, ...], ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> Placement: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Placement, ...]: ...
+    def __getitem__(self, index: int | slice) -> Placement | tuple[Placement, ...]:
+        return self.tiles[index]
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __iter__(self) -> Iterator[Placement]:
+        return iter(self.tiles)
+
+    @property
+    def patches(self) -> tuple[Grid, ...]:
+        """(rows, columns) of patches of each tile; what is left of a side that no patch fits is not looked at."""
+        size = self.patch_size
+        return tuple((tile.canvas[1] // size, tile.canvas[0] // size) for tile in self.tiles)
+
+    @property
+    def cells(self) -> tuple[Placement, ...]:
+        """The tiles of the grid, row by row: all but an overview beside them."""
+        if len(self.tiles) == 1:
+            return self.tiles
+        return tuple(tile for index, tile in enumerate(self.tiles) if index != self.overview)
+
+    @property
+    def windows(self) -> tuple[Box, ...]:
+        """Where on the canvas each of ``cells`` lies: (left, top, right, bottom)."""
+        left, top = self.cells[0].offset
+        corners = [(left - cell.offset[0], top - cell.offset[1], cell.canvas) for cell in self.cells]
+        return tuple((x, y, x + width, y + height) for x, y, (width, height) in corners)
+
+    def count(self, tokens: Callable[[int, int], int]) -> int:
+        """Tokens of the whole picture, where ``tokens`` says how many a grid (rows, columns) of patches makes."""
+        return sum(tokens(*grid) for grid in self.patches) + sum(map(len, self.between))
 
 
 class Tiling(Part):
     """A scheme with its options; subclasses register in :data:`TILINGS`."""
 
+    def plan(self, width: int, height: int, image_size: int, patch_size: int = 1) -> Plan:
+        """The encoder inputs, in order, for a picture of ``width`` x ``height`` pixels.
+
+        Args:
+            width: the picture's, in pixels.
+            height: the picture's, in pixels.
+            image_size: side of the encoder's square input in pixels.
+            patch_size: side of the encoder's patches in pixels; left out, grids count pixels.
+
+        Raises:
+            UserError: a picture without pixels, or one that this scheme cannot take.
+        """
+        if min(width, height) < 1:
+            raise UserError(f"a picture of {width} x {height} pixels cannot be tiled; each side needs at least 1")
+        return self.arrange(width, height, image_size, patch_size)
+
     @abstractmethod
-    def plan(self, width: int, height: int, image_size: int) -> tuple[Placement, ...]:
-        """The encoder inputs, in order, for a picture of ``width`` x ``height`` pixels."""
+    def arrange(self, width: int, height: int, image_size: int, patch_size: int) -> Plan:
+        """What :meth:`plan` returns, for sides of at least 1."""
+
+    def beyond_squares(self) -> str:
+        """What a model must be able to do beyond encoding squares of one size, for an error; empty for nothing."""
+        return ""
 
 
 TILINGS: Registry[type[Tiling]] = Registry("tiling scheme")
+
+
+def check_squares(scheme: Tiling, where: str) -> None:
+    """Refuse a scheme that needs more of a model than to encode squares of one size, tile after tile.
+
+    Raises:
+        UserError: what the scheme needs, and which schemes need no more.
+    """
+    needed = scheme.beyond_squares()
+    if needed:
+        raise UserError(
+            f"{where}: this scheme needs {needed}, which the model cannot do; "
+            "it takes single, dynamic, overlapping, and anyres with unpad: false"
+        )
+
+
+def windows_of(
+    scaled: Size, picture: Size, margin: tuple[int, int], side: Size, step: Size, grid: Grid
+) -> list[Placement]:
+    """A grid's tiles, row by row: windows of size ``side``, ``step`` apart, onto the whole picture scaled.
+
+    The scaled picture lies at ``margin`` on the canvas that the windows cover.
+    """
+    whole = (0, 0, *picture)
+    corners = [(column * step[0], row * step[1]) for row in range(grid[0]) for column in range(grid[1])]
+    return [Placement(whole, scaled, (margin[0] - x, margin[1] - y), side) for x, y in corners]

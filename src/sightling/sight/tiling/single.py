@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sightling.sight.tiling.base import TILINGS, Placement, Tiling
+from sightling.sight.tiling.base import TILINGS, Placement, Plan, Tiling
 
 
 @TILINGS.register("single")
@@ -18,18 +18,23 @@ class Single(Tiling):
 
     fit: Literal["stretch", "letterbox", "pad", "crop"] = "stretch"
 
-    def plan(self, width: int, height: int, image_size: int) -> tuple[Placement, ...]:
+    def arrange(self, width: int, height: int, image_size: int, patch_size: int) -> Plan:
         """One placement; see the class."""
+        square = (image_size, image_size)
+        placed = self._place(width, height, image_size)
+        return Plan((placed,), (width, height), square, (1, 1), patch_size, overview=0)
+
+    def _place(self, width: int, height: int, image_size: int) -> Placement:
         whole, square = (0, 0, width, height), (image_size, image_size)
         if self.fit == "stretch":
-            return (Placement(whole, square, (0, 0), square),)
+            return Placement(whole, square, (0, 0), square)
         if self.fit == "crop":
             side = min(width, height)
             left, top = (width - side) // 2, (height - side) // 2
-            return (Placement((left, top, left + side, top + side), square, (0, 0), square),)
+            return Placement((left, top, left + side, top + side), square, (0, 0), square)
         scale = image_size / max(width, height)
         scaled = (max(1, round(width * scale)), max(1, round(height * scale)))
         offset = (0, 0)
         if self.fit == "letterbox":
             offset = ((image_size - scaled[0]) // 2, (image_size - scaled[1]) // 2)
-        return (Placement(whole, scaled, offset, square),)
+        return Placement(whole, scaled, offset, square)

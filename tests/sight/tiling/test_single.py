@@ -49,7 +49,7 @@ def test_the_four_fits_of_one_picture() -> None:
         "crop": Placement((25, 0, 75, 50), (40, 40), (0, 0), (40, 40)),
     }
     for fit, placement in expected.items():
-        assert make(TILINGS, {"type": "single", "fit": fit}, "tiling").plan(100, 50, 40) == (placement,)
+        assert make(TILINGS, {"type": "single", "fit": fit}, "tiling").plan(100, 50, 40).tiles == (placement,)
 
 
 def test_a_wrong_scheme_or_fit_is_named() -> None:
