@@ -63,6 +63,11 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
     TEMPLATES.get(section.template, where=f"{where}.template")
     make(TILINGS, section.tiling, f"{where}.tiling")
     connector = make(CONNECTORS, section.connector, f"{where}.connector")
+    if connector.reads_text:
+        raise UserError(
+            f"{where}.connector.instruction cannot be set: a picture is encoded once for all that is asked about it, "
+            "before an instruction is known"
+        )
     options = validate(EncoderOptions, section.encoder_options(), f"{where}.encoder")
     if _pretrained(section.tower(), f"{where}.encoder") is None:
         tower = tower_config(section.tower(), f"{where}.encoder")

@@ -17,6 +17,11 @@ from sightling.registry import Registry
 class ConnectorOptions(Part, ABC):
     """A connector's options: they count its tokens, and build it."""
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether a picture's tokens depend on the words beside it."""
+        return False
+
     @abstractmethod
     def tokens(self, rows: int, columns: int, extra: int = 0) -> int:
         """Visual tokens for a grid of features; ``extra`` features (a kept CLS token) come before it.

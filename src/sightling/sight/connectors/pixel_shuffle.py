@@ -30,16 +30,7 @@ class PixelShuffleOptions(ConnectorOptions):
         Raises:
             UserError: a grid that the factor does not divide, or a kept CLS token, which has no place in it.
         """
-        if rows % self.factor or columns % self.factor:
-            raise UserError(
-                f"connector pixel_shuffle: a grid of {rows} x {columns} features is not divisible by "
-                f"factor {self.factor}"
-            )
-        if extra:
-            raise UserError(
-                "connector pixel_shuffle cannot place a CLS token in its grid; set encoder.keep_cls to false"
-            )
-        return (rows // self.factor) * (columns // self.factor)
+        return squares("pixel_shuffle", rows, columns, extra, self.factor)
 
     def build(self, in_width: int, out_width: int) -> PixelShuffle:
         """See :class:`PixelShuffle`."""
@@ -57,6 +48,30 @@ class PixelShuffle(Connector):
     def forward(self, features_NPD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Shapes: features_NPD with P = rows x columns to tokens_NQD with Q = P / factor^2."""
         return self.layers(shuffle(features_NPD, grid, self.options.factor, self.options.version))
+
+
+def squares(name: str, rows: int, columns: int, extra: int, factor: int) -> int:
+    """How many squares of ``factor`` x ``factor`` features a grid has, for the connector of that name.
+
+    Raises:
+        UserError: a grid that the factor does not divide, or a kept CLS token, which has no place in it.
+    """
+    if rows % factor or columns % factor:
+        raise UserError(
+            f"connector {name}: a grid of {rows} x {columns} features is not divisible by factor {factor}"
+        )
+    refuse_cls(name, extra)
+    return (rows // factor) * (columns // factor)
+
+
+def refuse_cls(name: str, extra: int) -> None:
+    """Refuse features before the grid.
+
+    Raises:
+        UserError: there are some.
+    """
+    if extra:
+        raise UserError(f"connector {name} cannot place a CLS token in its grid; set encoder.keep_cls to false")
 
 
 def shuffle(features_NPD: Tensor, grid: tuple[int, int], factor: int, version: str) -> Tensor:

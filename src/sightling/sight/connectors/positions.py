@@ -32,15 +32,17 @@ def placed(tokens_NPD: Tensor, grid: tuple[int, int]) -> Tensor:
     return (normed_NPD + F.pad(places_PD, (0, 0, before, 0))).to(tokens_NPD.dtype)
 
 
-def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
+def sincos_positions(rows: int, columns: int, width: int, longest: float = LONGEST) -> Tensor:
     """Embeddings_PD of a grid, row by row: sines and cosines of x, then of y, at ``width / 4`` frequencies.
+
+    ``longest``: the wave that the frequencies fall to, in patches over 2 pi; 10,000 in the usual positions.
 
     Raises:
         ValueError: a width that is no multiple of 4.
     """
     if width % 4:
         raise ValueError(f"sine-cosine positions need a width that is a multiple of 4, not {width}")
-    frequencies = LONGEST ** -(torch.arange(width // 4) / (width // 4))
+    frequencies = longest ** -(torch.arange(width // 4) / (width // 4))
     y_P, x_P = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     waves = [wave(axis.reshape(-1, 1) * frequencies) for axis in (x_P, y_P) for wave in (torch.sin, torch.cos)]
     return torch.cat(waves, dim=1)
