@@ -73,6 +73,13 @@ def without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
+def set_to(name: str, text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / name).write_text(text, encoding="utf-8")
+
+    return write
+
+
 def changed(name: str, key: str, value: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         tree = json.loads((folder / name).read_text())
@@ -102,6 +109,10 @@ def changed(name: str, key: str, value: Any) -> Callable[[Path], None]:
         (changed("config.json", "text_config.num_hidden_layers", 1), "hold an unknown key: language_model.model"),
         (changed("config.json", "text_config.intermediate_size", 64), "hold a key of another shape: language_model"),
         (without("processor_config.json"), "lacks its processor"),
+        (set_to("processor_config.json", "{}"), "is damaged: it describes none of a known kind"),
+        (changed("config.json", "text_config.hidden_size", "big"), "config.json describes no model"),
+        (changed("config.json", "dtype", "float7"), "no attribute 'float7'"),
+        (set_to("tokenizer.json", "{}"), "is damaged: the key 'added_tokens' is missing"),
         (cut("processor_config.json"), "processor_config.json is damaged or cut short"),
         (without("tokenizer.json"), "lacks its tokenizer"),
         (cut("tokenizer.json"), "tokenizer.json is damaged or cut short"),
@@ -131,6 +142,7 @@ def test_other_folders_devices_and_dtypes(saved_model: Path, tmp_path: Path, png
         ({"path": tmp_path}, "no finished model yet"),
         ({"path": png}, "is a file"),
         ({"path": saved_model, "device": "nowhere"}, "there is no device 'nowhere'"),
+        ({"path": saved_model, "device": "meta"}, "the device 'meta' computes nothing"),
         ({"path": saved_model, "dtype": "bfloat"}, "did you mean 'bfloat16'"),
     ):
         with pytest.raises(UserError, match=told):

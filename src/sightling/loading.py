@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, __version__
 from transformers.utils import logging
@@ -45,14 +46,17 @@ def load(
     with quiet():
         try:
             config = VisionLanguageConfig.from_pretrained(folder, local_files_only=True)
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{folder / CONFIG} describes no model that can be built: {_first_line(error)}") from None
+        except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+            raise UserError(f"{folder / CONFIG} describes no model that can be built: {_reason(error)}") from None
         try:
             config.encoder_options(), config.connector_options(), config.tiling_scheme()
         except UserError as error:
             raise UserError(f"{folder / CONFIG}: {error}") from None
         model = VisionLanguageModel.from_pretrained(folder, config=config, dtype=precision, local_files_only=True)
-        processor = VisionLanguageProcessor.from_pretrained(folder, local_files_only=True)
+        try:
+            processor = VisionLanguageProcessor.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"the processor or tokenizer in {folder} is damaged: {_reason(error)}") from None
     _check_match(folder, model, processor)
     return model.to(place).eval(), processor
 
@@ -160,6 +164,8 @@ def _device(name: str | torch.device | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"there is no device {str(name)!r} here: {_first_line(error)}") from None
+    if device.type == "meta":
+        raise UserError("the device 'meta' computes nothing; leave the device out, or name cpu or an accelerator")
     return device
 
 
@@ -171,6 +177,18 @@ def _dtype(name: str | torch.dtype | None) -> str | torch.dtype:
     if name not in DTYPES:
         raise UserError(f"there is no dtype {name!r}; {nearest(str(name), DTYPES)}")
     return DTYPES[name]
+
+
+def _reason(error: BaseException) -> str:
+    """Why a library refused a file, without its advice."""
+    if isinstance(error, KeyError):
+        return f"the key {error} is missing"
+    if isinstance(error, OSError):
+        return "it describes none of a known kind"
+    if isinstance(error, StrictDataclassError):
+        # A line for the field, and one for the reason.
+        return ", ".join(line.strip().rstrip(":") for line in str(error).strip().splitlines())
+    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

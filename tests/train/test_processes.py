@@ -23,7 +23,7 @@ from toy import build, toy_recipe, toy_tree, write_recipe
 
 from sightling.errors import UserError
 from sightling.train.checkpoint import CheckpointFolder
-from sightling.train.processes import SHARE, helpers, wanted
+from sightling.train.processes import PROGRAM, SHARE, helpers, wanted
 from sightling.train.recipe import load_recipe
 from sightling.train.run import run
 
@@ -116,6 +116,28 @@ def test_stopped_and_killed_in_turn_it_ends_as_if_left_alone(
     told, _ = ended.communicate(timeout=PATIENCE)
     assert ended.returncode == 0 and "going on after step" in told, told
     assert_same(final(tmp_path / "run"), final(undisturbed[0]))
+
+
+def test_a_process_that_ends_without_a_word_is_noticed(tmp_path: Path) -> None:
+    """In a program of its own: this one would end with it."""
+    program = "import sys, time; from sightling.train import processes; processes.GRACE = 0.2\n"
+    program += "with processes.helpers(2, [], (sys.executable, '-c', 'pass')): time.sleep(100)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: process 2 of 2 ended too early\n"
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="a bug"), helpers(2, [], (sys.executable, "-c", "raise SystemExit(1)")):
+        time.sleep(0.5)
+        raise RuntimeError("a bug")
+
+
+def test_what_lies_in_the_folder_is_not_imported(tmp_path: Path) -> None:
+    for name in ("token", "sightling"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(77)", encoding="utf-8")
+    ended = subprocess.run([*PROGRAM, "recipes"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and "quickstart" in ended.stdout
 
 
 def test_batches_must_be_shared_evenly(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def check(
     from sightling.data.checks import check as look_through
 
     columns = (SpinnerColumn(), TextColumn("{task.completed:,} records"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    # Where nobody watches, a bar that is taken away leaves an empty line behind.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
 
         def progress(records: int) -> None:

@@ -63,9 +63,10 @@ def evaluate(
     from sightling.train.precision import choose_threads
 
     choose_threads(threads)
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
+        console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
     with bar:
         task = bar.add_task("questions", total=None)

@@ -28,12 +28,13 @@ def train(
 
     The same command continues after Ctrl-C, a crash or a kill. Ctrl-C saves first; a second Ctrl-C does not wait.
     """
-    from sightling.train.processes import helpers, wanted
+    from sightling.train.processes import check_share, helpers, wanted
     from sightling.train.recipe import load_recipe
 
     # Before the heavy imports: a wrong name or key is told at once.
     resolved = load_recipe(recipe, overrides or [])
     share = wanted(resolved.cpu_processes)
+    check_share(resolved, share)
     arguments = ["train", recipe, *(overrides or [])]
     arguments += ["--output", str(output)] if output is not None else []
     arguments += ["--threads", str(threads)] if threads is not None else []

@@ -133,8 +133,9 @@ class FileTextOptions(TextOptions):
         Raises:
             UserError: no such file.
         """
-        if not Path(self.path).is_file():
-            raise UserError(f"text file {self.path} does not exist")
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise UserError(f"text file {path} does not exist")
 
     def open(self, seed: int) -> Lines:
         """The file's lines.
@@ -143,7 +144,7 @@ class FileTextOptions(TextOptions):
             UserError: no such file, not readable, no UTF-8, or nothing in it.
         """
         self.check()
-        path = Path(self.path)
+        path = Path(self.path).expanduser()
         try:
             # Only a line break ends a text: splitlines would cut at a dozen rarer characters too.
             lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]

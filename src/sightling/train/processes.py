@@ -8,6 +8,7 @@ starts the others with its own command, and they end with it, however it ends.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from sightling.errors import UserError
+from sightling.train.recipe import Recipe, TrainStage
 
 SHARE = "SIGHTLING_SHARE"
 """In the environment of a process that another started: how many share the work."""
@@ -27,7 +29,10 @@ SHARE = "SIGHTLING_SHARE"
 GRACE = 10.0
 """Seconds that this process has to notice by itself that another is gone, before it is ended."""
 
-PROGRAM = (sys.executable, "-m", "sightling")
+# Not -m, which would import whatever lies in the folder that a user stands in.
+_START = "import sys; sys.path[:] = [path for path in sys.path if path]; from sightling.cli import main; main()"
+
+PROGRAM = (sys.executable, "-c", _START)
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Helper:
         """Why it is gone, in one sentence, with what it said last where it ended by itself."""
         code = self.process.returncode
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = "ended too early" if code == 0 else how
         self.said.seek(0)
         lines = self.said.read().decode(errors="replace").strip().splitlines()
         return f"process {self.rank + 1} of {of} {how}" + (f": {lines[-1]}" if lines and code > 0 else "")
@@ -76,6 +82,36 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def check_share(recipe: Recipe, share: int) -> None:
+    """Refuse batches that cannot be shared evenly.
+
+    Raises:
+        UserError: the first one.
+    """
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, TrainStage) and stage.per_device_train_batch_size % share:
+            raise UserError(
+                f"{recipe.source}: stages.{name}.per_device_train_batch_size = {stage.per_device_train_batch_size} "
+                f"cannot be shared evenly by cpu_processes = {share}; make it a multiple"
+            )
+
+
+@contextmanager
+def deaf_to_python() -> Iterator[None]:
+    """In the body several processes wait for each other where Python's signal handlers are not run.
+
+    So Ctrl-C and SIGTERM have the system's meaning there: this process ends, and with it those that it started.
+    """
+    waits = int(os.environ.get("WORLD_SIZE", "1")) > 1 and threading.current_thread() is threading.main_thread()
+    kinds = (signal.SIGINT, signal.SIGTERM) if waits else ()
+    before = {kind: signal.signal(kind, signal.SIG_DFL) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
 @contextmanager
 def helpers(number: int, arguments: Sequence[str], program: Sequence[str] = PROGRAM) -> Iterator[None]:
     """Start ``number - 1`` processes with these command-line arguments, and be the first of all in the body.
@@ -105,7 +141,7 @@ def helpers(number: int, arguments: Sequence[str], program: Sequence[str] = PROG
         grace = GRACE
     except RuntimeError as error:
         # What gloo says of a lost connection does not tell why; the process that is gone does.
-        lost = _lost(started)
+        lost = _lost(started) if "gloo" in str(error).lower() else None
         if lost is None:
             raise
         raise UserError(f"{lost.complaint(number)}; the same command goes on from the last checkpoint") from error
@@ -133,11 +169,11 @@ def _start(rank: int, command: Sequence[str], more: Mapping[str, str]) -> Helper
 
 
 def _lost(started: Sequence[Helper], patience: float = 1.0) -> Helper | None:
-    """The first process that failed; one that is just going has a moment to be gone."""
+    """The first process that is gone; one that is just going has a moment."""
     deadline = time.monotonic() + patience
     while True:
         for helper in started:
-            if helper.process.poll() not in (None, 0):
+            if helper.process.poll() is not None:
                 return helper
         if time.monotonic() > deadline:
             return None
@@ -148,7 +184,8 @@ def _watch(started: Sequence[Helper], number: int, done: threading.Event) -> Non
     """End this process when another is lost and this one does not notice: it may wait for it for half an hour."""
     while not done.wait(0.5):
         lost = _lost(started, 0.0)
-        if lost is not None and not done.wait(GRACE):
+        # One that has ended well leaves this one to put away what both have made.
+        if lost is not None and not done.wait(GRACE if lost.process.returncode else 6 * GRACE):
             print(f"error: {lost.complaint(number)}", file=sys.stderr, flush=True)
             os._exit(1)
 

@@ -31,6 +31,7 @@ from sightling.train.memory import bound_kernels
 from sightling.train.objectives import OBJECTIVES, Objective
 from sightling.train.order import derive_seed, seed_everything
 from sightling.train.precision import choose_bf16, choose_threads, precision_name
+from sightling.train.processes import check_share, deaf_to_python
 from sightling.train.progress import short_bytes, short_time
 from sightling.train.recipe import Recipe, StepStage, TrainStage
 from sightling.train.runfolder import RECIPE, RESERVED, RunFolder
@@ -116,27 +117,16 @@ def run(
         check_model(recipe.model, f"{recipe.source}: model")
     check_trackers(recipe.report_to, recipe.source)
     check_share(recipe, share)
-    with Stopping() as stopping:
+    stopping = Stopping()
+    with deaf_to_python():
+        mine = _Run(recipe, checked, output_dir, threads, build, console, stopping, share)
+    with stopping:
         try:
-            return _Run(recipe, checked, output_dir, threads, build, console, stopping, share).go()
+            return mine.go()
         except Interrupted as stop:
             raise Interrupted(f"{stop}; {CONTINUES}", stop.exit_code - 128) from None
         except StopNow as stop:
             raise Interrupted(f"stopped at once; {CONTINUES} or from the checkpoint before", stop.signum) from None
-
-
-def check_share(recipe: Recipe, share: int) -> None:
-    """Refuse batches that cannot be shared evenly.
-
-    Raises:
-        UserError: the first one.
-    """
-    for name, stage in recipe.stages.items():
-        if isinstance(stage, TrainStage) and stage.per_device_train_batch_size % share:
-            raise UserError(
-                f"{recipe.source}: stages.{name}.per_device_train_batch_size = {stage.per_device_train_batch_size} "
-                f"cannot be shared evenly by cpu_processes = {share}; make it a multiple"
-            )
 
 
 class _Run:

@@ -183,6 +183,8 @@ class Look:
                 start = handle.read(4096)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
+        if not start.strip():
+            raise UserError(f"{self.path} is empty")
         if start.startswith(b"PAR1"):
             return "parquet"
         if b"\0" in start:
