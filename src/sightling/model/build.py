@@ -23,7 +23,7 @@ from sightling.parts import Part, make, validate
 from sightling.sight.connectors import CONNECTORS
 from sightling.sight.encoders import STATISTICS, TOWERS, EncoderOptions, Statistics, check_usage, tower_config
 from sightling.sight.preprocess import RESAMPLE
-from sightling.sight.tiling import TILINGS
+from sightling.sight.tiling import TILINGS, check_squares
 
 ENCODER_KEYS = tuple(EncoderOptions.model_fields)
 """What a recipe says of how a tower is used, beside the tower's own sizes."""
@@ -61,7 +61,7 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
     """
     section = validate(ModelSection, told, where)
     TEMPLATES.get(section.template, where=f"{where}.template")
-    make(TILINGS, section.tiling, f"{where}.tiling")
+    check_squares(make(TILINGS, section.tiling, f"{where}.tiling"), f"{where}.tiling")
     connector = make(CONNECTORS, section.connector, f"{where}.connector")
     if connector.reads_text:
         raise UserError(
