@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from kit import CLIP, SIGLIP, alone, grow, noise, picture, section, talk
 from sightling.decode.visual import encode_pictures
@@ -14,6 +15,7 @@ from sightling.errors import UserError
 from sightling.model import VisionLanguageProcessor
 from sightling.model.build import check_model
 from sightling.model.image_processor import VisionLanguageImageProcessor
+from sightling.train.packing import collate_rows, document
 
 TILED: dict[str, dict[str, Any]] = {
     "dynamic": {"tiling": {"type": "dynamic", "max_tiles": 6}},
@@ -96,6 +98,31 @@ def test_a_model_of_tiles_answers_and_its_processor_is_saved(tmp_path: Path) -> 
         first = model(input_ids=ids, pixel_values=again.pixels(shown)).logits[0, -1]
     first[model.generation_config.suppress_tokens] = -torch.inf
     assert told[0, ids.shape[1]] == first.argmax()
+
+
+@pytest.mark.parametrize("name", ["dynamic", "anyres"])
+def test_samples_packed_behind_a_shared_picture_lose_what_they_lose_alone(name: str) -> None:
+    model, processor = grow(**TILED[name])
+    wide, tall, small = picture(1, 70, 50), picture(2, 9, 90), picture(3, 4, 4)
+    groups = [
+        [talk((wide, "red?"), "yes"), talk((wide, "how many?"), "2")],
+        [talk((tall, " and ", small, "which?"), "the first")],
+        [talk((small, "what?"), "a heart")],
+    ]
+    documents = [document([processor.encode(sample) for sample in group]) for group in groups]
+    batch = collate_rows(documents, [[0, 2], [1]], processor.pad_token_id)
+    pixels = torch.cat([processor.pixels(one) for index in (0, 2, 1) for one in documents[index].pictures])
+    names = ("input_ids", "labels", "position_ids", "document_ids", "branch_ids")
+    with torch.no_grad():
+        together, _ = model.supervised_loss(**{name: batch[name] for name in names}, pixel_values=pixels)
+        apart = sum(
+            cross_entropy(
+                alone(model, processor, sample)[:-1], torch.tensor(processor.encode(sample).labels[1:]), reduction="sum"
+            )
+            for group in groups
+            for sample in group
+        )
+    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
