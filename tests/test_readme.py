@@ -171,19 +171,19 @@ def test_python_shown_uses_public_names(name: str) -> None:
         assert (ROOT / path).is_file()
 
 
-@pytest.mark.parametrize(("name", "heading"), zip(READMES, ("What happened", "刚才发生了什么")))
+@pytest.mark.parametrize(("name", "heading"), list(zip(READMES, ("What happened", "刚才发生了什么"))))
 def test_the_stages_told_are_those_of_the_recipe(name: str, heading: str) -> None:
     assert first_column(name, heading) == list(load_recipe("quickstart").stages)
 
 
-@pytest.mark.parametrize(("name", "heading"), zip(READMES, ("Your own data", "用自己的数据")))
+@pytest.mark.parametrize(("name", "heading"), list(zip(READMES, ("Your own data", "用自己的数据"))))
 def test_the_formats_told_are_those_that_exist(name: str, heading: str) -> None:
     assert sorted(first_column(name, heading)) == FORMATS.names()
     for format_name in FORMATS:
         assert f"## `{format_name}`" in text_of("docs/data.md"), format_name
 
 
-@pytest.mark.parametrize(("name", "heading"), zip(READMES, ("The house", "这座房子")))
+@pytest.mark.parametrize(("name", "heading"), list(zip(READMES, ("The house", "这座房子"))))
 def test_the_packages_told_are_those_that_exist(name: str, heading: str) -> None:
     told = [row.rstrip("/") for row in first_column(name, heading)]
     folders = {path.parent.name for path in (ROOT / "src" / "sightling").glob("*/__init__.py")}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +146,10 @@ class _Run:
         self.share = share
         self.recipe, self.checked, self.stopping = recipe, checked, stopping
         self.path = Path(output_dir or recipe.output_dir or Path("runs") / recipe.name)
-        # Threads are chosen below, after accelerate has set them for several processes and warned of it.
-        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS", category=UserWarning)
+        self.threads = choose_threads(threads, share)
+        if "WORLD_SIZE" in os.environ:
+            # Where several processes are told nothing, accelerate chooses another number.
+            os.environ.setdefault("OMP_NUM_THREADS", str(self.threads.value))
         # Precision is ours to choose, stage by stage; text-only batches leave the encoder without gradients.
         self.accelerator = Accelerator(
             # Said outright: without an accelerator, accelerate would take torchrun's processes for single ones.
@@ -157,7 +159,6 @@ class _Run:
             project_dir=str(self.path / "logs"),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        self.threads = choose_threads(threads, share)
         plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if self.accelerator.distributed_type not in plain:
             raise UserError(
