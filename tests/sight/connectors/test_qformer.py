@@ -55,8 +55,7 @@ def test_it_is_blip_2s(grid: tuple[int, int], frequency: int) -> None:
     theirs = family(Blip2Config, Blip2ForConditionalGeneration, frequency)
     chosen = options(type="qformer", **SMALL, cross_attention_frequency=frequency)
     ours = chosen.build(24, 20).eval()
-    ours.load_state_dict(renamed(theirs.state_dict(), **{f"model__{name}": name for name in NAMES})
-                         or renamed(theirs.state_dict(), **NAMES))  # fmt: skip
+    ours.load_state_dict(renamed(theirs.state_dict(), **NAMES))
     with torch.no_grad():
         pixels, found = seen(theirs, grid)
         expected = theirs.get_image_features(pixels, interpolate_pos_encoding=True).pooler_output
