@@ -178,7 +178,7 @@ def main() -> None:
         "cpu_processes": recipe.cpu_processes,
     }
     table = Table(
-        "", "samples/s", "ratio", title=f"{told.recipe}, stage {told.stage}, {torch.get_num_threads()} threads"
+        "", "samples/s", "ratio", title=f"{told.recipe}, stage {told.stage}, {torch.get_num_threads()} cores"
     )
     table.add_row("transformers Trainer", f"{result['trainer_samples_per_second']:.0f}", "1.0")
     table.add_row("sightling", f"{result['sightling_samples_per_second']:.0f}", f"{result['ratio']:.1f}")
