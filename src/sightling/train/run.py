@@ -369,7 +369,8 @@ class _Run:
         CheckpointFolder(folder.checkpoints / name, 1).clear()
 
     def _save_model(self, finished: list[str], folder: RunFolder | None) -> None:
-        if (self.path / "model").is_dir():
+        # The first rank looks for all: another that came late would find what is just being written, and not wait.
+        if broadcast_object_list([(self.path / "model").is_dir()])[0]:
             return
         self._have_model(finished)
         if folder is not None:
