@@ -43,6 +43,25 @@ def load(
     folder = find_model(Path(path))
     place, precision = _device(device), _dtype(dtype)
     _check_files(folder)
+    config, processor = _described(folder)
+    with quiet():
+        model = VisionLanguageModel.from_pretrained(folder, config=config, dtype=precision, local_files_only=True)
+    return model.to(place).eval(), processor
+
+
+def load_processor(path: str | os.PathLike[str]) -> VisionLanguageProcessor:
+    """A model's processor alone: no weights are read, though they must be there.
+
+    Raises:
+        UserError: what :func:`load` refuses, except for what is wrong in the weights.
+    """
+    folder = find_model(Path(path))
+    _check_files(folder)
+    return _described(folder)[1]
+
+
+def _described(folder: Path) -> tuple[VisionLanguageConfig, VisionLanguageProcessor]:
+    """What a folder says of its model, and the processor that fits it."""
     with quiet():
         try:
             config = VisionLanguageConfig.from_pretrained(folder, local_files_only=True)
@@ -52,13 +71,12 @@ def load(
             config.encoder_options(), config.connector_options(), config.tiling_scheme()
         except UserError as error:
             raise UserError(f"{folder / CONFIG}: {error}") from None
-        model = VisionLanguageModel.from_pretrained(folder, config=config, dtype=precision, local_files_only=True)
         try:
             processor = VisionLanguageProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"the processor or tokenizer in {folder} is damaged: {_reason(error)}") from None
-    _check_match(folder, model, processor)
-    return model.to(place).eval(), processor
+    _check_match(folder, config, processor)
+    return config, processor
 
 
 def find_model(path: Path) -> Path:
@@ -141,16 +159,16 @@ def _json(file: Path) -> dict[str, Any]:
     return found
 
 
-def _check_match(folder: Path, model: VisionLanguageModel, processor: VisionLanguageProcessor) -> None:
-    rows, words = model.config.text_config.vocab_size, len(processor.tokenizer)
+def _check_match(folder: Path, config: VisionLanguageConfig, processor: VisionLanguageProcessor) -> None:
+    rows, words = config.get_text_config().vocab_size, len(processor.tokenizer)
     if words > rows:
         raise UserError(
             f"the tokenizer in {folder} belongs to another model: it has {words:,} tokens, the model knows {rows:,}"
         )
-    if processor.image_token_id != model.config.image_token_id:
+    if processor.image_token_id != config.image_token_id:
         raise UserError(
             f"the tokenizer in {folder} belongs to another model: its image placeholder is token "
-            f"{processor.image_token_id}, the model's is {model.config.image_token_id}"
+            f"{processor.image_token_id}, the model's is {config.image_token_id}"
         )
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "Measure what a model sees, and write a report.",
     "chat": "Talk with a model about pictures, in the terminal.",
     "ask": "Ask a model one question about a picture; --json for scripts.",
+    "inspect": "Draw how a picture becomes tokens, and print the exact prompt.",
     "data": "Look at a data set: what it is, what is wrong with it, what a model would see.",
 }
 """Commands in the order of the help, each with its one line; ``sightling.cli.<name>`` does the work."""
