@@ -84,7 +84,7 @@ def test_format_images_and_options(tmp_path: Path, good: Path) -> None:
         (("check", "{good}", "--format", "lava"), "there is no data format 'lava'; did you mean 'llava'"),
         (("check", "{good}", "-O", "three"), "the option 'three' is not KEY=VALUE"),
         (("check", "{good}", "-O", "three=["), "the value of the option 'three=[' is not YAML"),
-        (("show", "{good}", "--model", "{good}"), "is not a model's folder: it has no config.json"),
+        (("show", "{good}", "--model", "{good}"), "is a file; give the folder that holds the model"),
         (("show", "{good}", "--html", "{good}/page.html"), "cannot be written"),
     ],
 )
@@ -135,6 +135,13 @@ def test_show_with_a_model_shows_its_tokens(good: Path, tmp_path: Path, monkeypa
     assert result.exit_code == 0
     assert "7 tokens, 1 supervised" in result.stdout
     assert "<image> x 5|A|B|" in result.stdout
+
+
+def test_show_takes_a_runs_folder_for_its_model(good: Path, saved_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(saved_model)
+    result = invoke("show", good, "-n", 1, "--model", tmp_path)
+    assert result.exit_code == 0, result.exception
+    assert "supervised" in result.stdout
 
 
 def test_the_module_is_light() -> None:

@@ -139,14 +139,9 @@ def format_options(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _processor(folder: Path) -> Encodes:
-    from sightling.errors import UserError
+    from sightling.loading import load_processor
 
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is not a model's folder: it has no config.json")
-    from sightling.model import VisionLanguageProcessor
-
-    processor: Encodes = VisionLanguageProcessor.from_pretrained(folder)
-    return processor
+    return load_processor(folder)
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -66,6 +67,8 @@ class Stopping:
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._waits and not self.asked:
             self.asked = signum
+            # A step may take a while. Not print(): a handler may run within another print.
+            os.write(2, b"\nstopping after this step; once more stops at once\n")
             return
         raise StopNow(signum)
 
