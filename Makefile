@@ -11,7 +11,7 @@ quickstart: install  ## grow the quickstart model from nothing, measure it, show
 	$(BIN)/sightling evaluate $(RUN)
 	@echo
 	@echo "The report:  $(RUN)/evaluation/report.html"
-	@echo "To chat:     $(BIN)/sightling chat $(RUN) docs/pictures/drawn-elsewhere.png"
+	@echo "To chat:     $(BIN)/sightling chat $(RUN) docs/pictures/drawn-elsewhere.png --single"
 
 install: $(VENV)/installed  ## everything into $(VENV), exact versions from constraints.txt
 

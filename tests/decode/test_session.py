@@ -98,3 +98,22 @@ def test_what_cannot_be_asked() -> None:
         session.ask("red \udce5?")
     with pytest.raises(UserError, match="top_p = 2"):
         Session(model, processor, top_p=2)
+
+
+def test_single_questions_are_answered_as_if_nothing_had_been_said() -> None:
+    model, processor = tiny()
+    one, two = picture(1), picture(2)
+    session = Session(model, processor, single=True, max_new_tokens=6)
+    session.add(one)
+    for text, more in (("what is it?", None), ("how many?", two), ("what color?", None)):
+        if more is not None:
+            session.add(more)
+        answer = "".join(session.ask(text))
+        alone = Session(model, processor, max_new_tokens=6)
+        for shown in (one,) if text == "what is it?" else (one, two):
+            alone.add(shown)
+        assert answer == "".join(alone.ask(text))
+        assert len(session.turns) == 2 and session.turns[0].text == alone.turns[0].text
+        assert len(session.turns[0].pictures) == (1 if text == "what is it?" else 2)
+    session.reset()
+    assert session.turns == ()

@@ -16,6 +16,9 @@ def chat(
     pictures: Annotated[
         list[Path] | None, typer.Argument(metavar="[PICTURE]...", help="Pictures to begin with.")
     ] = None,
+    single: Annotated[
+        bool, typer.Option("--single", help="Ask each question anew about the pictures, without what was said before.")
+    ] = False,
     system: Annotated[str | None, typer.Option("--system", help="A system turn to begin with.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length of an answer at most.")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token each time.")] = 0.0,
@@ -48,5 +51,5 @@ def chat(
     from sightling.serve.terminal import Terminal
 
     whole, processor = load(model, device=device)
-    session = Session(whole, processor, system=system, **sampling.options())
+    session = Session(whole, processor, system=system, single=single, **sampling.options())
     raise typer.Exit(Terminal(session, str(find_model(model)), preview=preview).run(opened))

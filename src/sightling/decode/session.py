@@ -25,6 +25,8 @@ class Session:
         model: the model.
         processor: its processor.
         system: a system turn to begin with, if any.
+        single: ask each question about all pictures so far, without what was said before; for a model that learnt
+            single questions only.
         **sampling: the values of :class:`~sightling.decode.sampling.Sampling` for every answer.
 
     Raises:
@@ -37,11 +39,13 @@ class Session:
         processor: VisionLanguageProcessor,
         *,
         system: str | None = None,
+        single: bool = False,
         **sampling: Any,
     ) -> None:
         self.model = model
         self.processor = processor
         self.sampling = Sampling.of(sampling)
+        self.single = single
         self.trace = Trace()
         self._system = (Turn("system", (system,)),) if system else ()
         self._turns: list[Turn] = []
@@ -50,7 +54,7 @@ class Session:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """The conversation so far."""
+        """The conversation so far; with ``single`` its latest question and answer."""
         return (*self._system, *self._turns)
 
     @property
@@ -85,12 +89,13 @@ class Session:
                 conversation that fills the model's context (both numbers are told).
         """
         text = checked(text)
-        asked = Turn("user", (*self._waiting, text))
+        before = self._turns[0].parts if self.single and self._turns else ()
+        asked = Turn("user", (*(part for part in before if isinstance(part, Picture)), *self._waiting, text))
         trace = Trace()
         pieces = generate(
             self.model,
             self.processor,
-            Sample((*self.turns, asked)),
+            Sample((*(self._system if self.single else self.turns), asked)),
             memory=self._memory,
             trace=trace,
             **self.sampling.options(),
@@ -107,7 +112,8 @@ class Session:
                     yield piece
         finally:
             if said or trace.finish:
-                self._turns += [asked, Turn("assistant", ("".join(said),))]
+                earlier = [] if self.single else self._turns
+                self._turns = [*earlier, asked, Turn("assistant", ("".join(said),))]
                 self._waiting.clear()
 
 
