@@ -32,7 +32,7 @@ def part_facts(model: VisionLanguageModel, processor: VisionLanguageProcessor) -
     vision = getattr(vision, "vision_config", vision)
     size = processor.image_processor.image_size
     kinds = {
-        "encoder": f"{vision.model_type}, {_of(vision)}, {size} x {size} px in patches of {vision.patch_size}",
+        "encoder": f"{vision.model_type}, {_of(vision)}, {size} x {size} px in patches of {processor.image_processor.patch_size}",
         "connector": f"{model.config.connector.get('type', '')}, "
         f"{processor.image_processor.count(size, size)} visual tokens a picture of {size} x {size}",
         "language_model": f"{text.model_type}, {_of(text)}, {text.vocab_size:,} tokens",

@@ -72,7 +72,8 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
     if _pretrained(section.tower(), f"{where}.encoder") is None:
         tower = tower_config(section.tower(), f"{where}.encoder")
         check_usage(tower, options, f"{where}.encoder")
-        grid = tower.image_size // tower.patch_size
+        kind = TOWERS[tower.model_type]
+        grid = kind.image_size(tower) // kind.patch_size(tower)
         connector.tokens(grid, grid, int(options.keep_cls))
     elif options.stem is not None:
         raise UserError(f"{where}.encoder.stem is for a tower grown from nothing; a pretrained one has its own")
@@ -124,16 +125,17 @@ def build_processor(
 ) -> VisionLanguageProcessor:
     """The processor for a tower's sizes and the recipe's tiling and connector."""
     options = validate(EncoderOptions, section.encoder_options(), "model.encoder")
+    kind = TOWERS[vision.model_type]
     image_processor = VisionLanguageImageProcessor(
-        image_size=vision.image_size,
-        patch_size=vision.patch_size,
+        image_size=kind.image_size(vision),
+        patch_size=kind.patch_size(vision),
         extra_features=int(options.keep_cls),
         tiling=section.tiling,
         connector=section.connector,
         resample=resample,
     )
     # Counting once here makes a grid that the connector cannot take an error now, not in the first batch.
-    image_processor.count(vision.image_size, vision.image_size)
+    image_processor.count(image_processor.image_size, image_processor.image_size)
     return VisionLanguageProcessor(image_processor, tokenizer, template=section.template)
 
 
@@ -181,7 +183,7 @@ def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> t
         tiling=section.tiling,
         image_token_id=processor.image_token_id,
     )
-    tower = load_weights(TOWERS[vision.model_type][1], encoder_path, vision) if encoder_path else None
+    tower = load_weights(TOWERS[vision.model_type].model_class, encoder_path, vision) if encoder_path else None
     torch.manual_seed(seed)
     model = VisionLanguageModel(config, tower=tower, language_model=language_model)
     quiet_residuals(*([] if tower else [model.encoder.tower]), *([] if language_model else [model.language_model]))

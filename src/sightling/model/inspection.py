@@ -26,7 +26,7 @@ from sightling.model.template import TEMPLATES
 from sightling.model.vocabulary import add_control_tokens
 from sightling.parts import make, validate
 from sightling.sight.connectors import CONNECTORS
-from sightling.sight.encoders import EncoderOptions, tower_config
+from sightling.sight.encoders import TOWERS, EncoderOptions, tower_config
 from sightling.sight.tiling import TILINGS, Placement, Plan
 from sightling.sight.tiling.anyres import Unpadded
 from sightling.sight.tiling.base import Grid, Size
@@ -166,7 +166,8 @@ def inspect_recipe(
     def tokens(rows: int, columns: int) -> int:
         return connector.tokens(rows, columns, int(options.keep_cls))
 
-    plan = scheme.plan(*picture.size(), vision.image_size, vision.patch_size)
+    kind = TOWERS[vision.model_type]
+    plan = scheme.plan(*picture.size(), kind.image_size(vision), kind.patch_size(vision))
     named = {"type": (told.get("tiling") or {"type": "single"})["type"], **scheme.model_dump(mode="json")}
     pieces, reason = None, f"no model takes this scheme yet: it needs {needed}"
     if not needed:

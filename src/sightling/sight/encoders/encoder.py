@@ -1,0 +1,228 @@
+"""An encoder: a tower of transformers, and the choice of which of its features go on.
+
+Legend: ``N`` encoder inputs (tiles), ``C`` = 3, ``H`` ``W`` pixels, ``P`` features an input, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from sightling.errors import UserError, nearest
+from sightling.parts import Part
+from sightling.sight.configs import make_config
+from sightling.sight.encoders.registry import TOWERS, TYPES
+from sightling.sight.encoders.tower import Grid
+from sightling.sight.stem import ConvStem, Stem, check_stem
+
+
+class Statistics(Part):
+    """What normalises pixels of 0 to 1: ``(pixel - mean) / std`` by channel."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+STATISTICS = {
+    "half": Statistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    "clip": Statistics(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+}
+
+
+class EncoderOptions(Part):
+    """How a tower is used; the tower's own sizes live in its transformers configuration.
+
+    ``layer`` counts hidden states as transformers does: 0 is the embedding, -1 the last layer (for -1
+    the tower's final norm is applied where it has one, as SigLIP's ``last_hidden_state``). Several layers, as
+    a list, are joined channel by channel.
+    ``positions``: for an input that is not the tower's own square the table of positions is ``interpolated``, or
+    each patch takes the position of the bucket of the side that it falls into (``bucketed``, MiniCPM-V, Idefics2).
+    ``normalise`` names statistics or gives them as ``{mean: [...], std: [...]}``; left out, they are those
+    that published towers of this class were trained with.
+    ``stem`` replaces the patch convolution of a tower grown from nothing.
+    """
+
+    layer: int | tuple[int, ...] = -1
+    keep_cls: bool = False
+    positions: Literal["interpolated", "bucketed"] = "interpolated"
+    normalise: Literal["half", "clip", "imagenet"] | Statistics | None = None
+    stem: Stem | None = None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The chosen layers, one or several."""
+        return (self.layer,) if isinstance(self.layer, int) else self.layer
+
+
+def tower_config(options: Mapping[str, Any], where: str = "model.encoder") -> PreTrainedConfig:
+    """The transformers configuration of a tower from a recipe's ``{type: siglip, hidden_size: ...}``.
+
+    Raises:
+        UserError: an unknown type or an unknown key, with the nearest known one.
+    """
+    rest = dict(options)
+    name = str(rest.pop("type", ""))
+    if name not in TYPES:
+        raise UserError(f"{where}.type: there is no encoder {name!r}; {nearest(name, TYPES)}")
+    kind = TOWERS[TYPES[name]]
+    rest = {**kind.defaults(), **rest}
+    width = rest.get("hidden_size")
+    if isinstance(width, int):
+        rest.setdefault("intermediate_size", 4 * width)
+        rest.setdefault("num_attention_heads", max(1, width // 64))
+    config = make_config(kind.config_class, rest, where)
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"{where}: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
+            f"{config.num_attention_heads}"
+        )
+    side, patch = kind.image_size(config), kind.patch_size(config)
+    if side < patch:
+        raise UserError(f"{where}: image_size {side} is less than patch_size {patch}")
+    return config
+
+
+def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -> None:
+    """Refuse a use that a tower of these sizes does not allow.
+
+    Raises:
+        UserError: a layer that the tower has not, a CLS token to keep where there is none, or a stem whose
+            convolutions do not make the patch size.
+    """
+    kind = TOWERS[config.model_type]
+    layers = kind.depth(config)
+    if not options.layers:
+        raise UserError(f"{where}.layer is empty; it names at least one layer")
+    for layer in options.layers:
+        if not -layers - 1 <= layer <= layers:
+            raise UserError(f"{where}.layer = {layer}, but the tower's layers are counted from 0 to {layers}")
+    if options.keep_cls and not kind.before(config):
+        raise UserError(f"{where}.keep_cls is true, but a {config.model_type} has no CLS token")
+    if options.stem is not None:
+        check_stem(options.stem, kind.patch_size(config), kind.image_size(config), f"{where}.stem")
+
+
+class Encoder(nn.Module):
+    """A tower and the choice of which of its features go on.
+
+    ``tower`` brings its weights; without it a new one is made.
+
+    Shapes: ``uint8`` (or already normalised float) pixels_NCHW to features_NPD.
+
+    Raises:
+        UserError: an unknown class of towers, or options that :func:`check_usage` refuses.
+    """
+
+    def __init__(self, config: PreTrainedConfig, options: EncoderOptions, tower: nn.Module | None = None) -> None:
+        super().__init__()
+        if config.model_type not in TOWERS:
+            raise UserError(f"there is no encoder for {config.model_type!r}; {nearest(config.model_type, TOWERS)}")
+        check_usage(config, options, "encoder")
+        self.kind = TOWERS[config.model_type]
+        self.config = config
+        self.options = options
+        self.tower = tower if tower is not None else self.kind.model_class(config)
+        if options.stem is not None:
+            embeddings = self._embeddings()
+            embeddings.patch_embedding = ConvStem(options.stem, config.hidden_size)
+
+    def _embeddings(self) -> Any:
+        inner = getattr(self.tower, "vision_model", self.tower)
+        return inner.embeddings
+
+    @property
+    def width(self) -> int:
+        """Features' width ``D``: the tower's, once for each chosen layer."""
+        return self.kind.width(self.config) * len(self.options.layers)
+
+    @property
+    def statistics(self) -> Statistics:
+        """What pixels are normalised with."""
+        told = self.options.normalise
+        return told if isinstance(told, Statistics) else STATISTICS[told or self.kind.statistics]
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether the tower puts a CLS token before the patches."""
+        return self.kind.before(self.config) > 0
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square input that the tower was made for."""
+        return self.kind.image_size(self.config)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.kind.patch_size(self.config)
+
+    def grid(self, height: int, width: int) -> Grid:
+        """(rows, columns) of patches for an input of that size in pixels."""
+        return height // self.patch_size, width // self.patch_size
+
+    def normalise(self, pixels_NCHW: Tensor) -> Tensor:
+        """``uint8`` pixels to the tower's normalised floats; floats pass unchanged."""
+        if pixels_NCHW.dtype != torch.uint8:
+            return pixels_NCHW
+        # Made here, not kept as buffers: transformers leaves buffers that are not saved without values when it loads.
+        dtype, device = next(self.parameters()).dtype, pixels_NCHW.device
+        chosen = self.statistics
+        mean = torch.tensor(chosen.mean, device=device).view(1, 3, 1, 1) * 255.0
+        deviation = torch.tensor(chosen.std, device=device).view(1, 3, 1, 1) * 255.0
+        return ((pixels_NCHW.float() - mean) / deviation).to(dtype)
+
+    def forward(self, pixels_NCHW: Tensor, grids: Sequence[Grid] | None = None) -> Tensor:
+        """Features of the chosen layers; what stands before the patches is dropped, a CLS token that is kept excepted.
+
+        With ``grids``, one of (rows, columns) for each input, an input's picture fills the upper left of its pixels;
+        what lies beyond is never looked at. Its features stand first, row by row (behind its CLS token), and zeros
+        fill up to the longest.
+
+        Raises:
+            ValueError: another number of grids than inputs, or a grid larger than the pixels.
+        """
+        pixels_NCHW = self.normalise(pixels_NCHW)
+        whole = self.grid(*pixels_NCHW.shape[-2:])
+        if grids is None or all(grid == whole for grid in grids):
+            if grids is not None and len(grids) != len(pixels_NCHW):
+                raise ValueError(f"{len(grids)} grids for {len(pixels_NCHW)} encoder inputs")
+            return self._features([pixels_NCHW])[0]
+        if len(grids) != len(pixels_NCHW):
+            raise ValueError(f"{len(grids)} grids for {len(pixels_NCHW)} encoder inputs")
+        places: dict[Grid, list[int]] = {}
+        for place, (rows, columns) in enumerate(grids):
+            if rows > whole[0] or columns > whole[1]:
+                raise ValueError(f"a grid of {rows} x {columns} patches in pixels for {whole[0]} x {whole[1]}")
+            places.setdefault((rows, columns), []).append(place)
+        size = self.patch_size
+        sorts = [
+            pixels_NCHW[members, :, : rows * size, : columns * size] for (rows, columns), members in places.items()
+        ]
+        parts = self._features(sorts)
+        longest = max(part.shape[1] for part in parts)
+        order = torch.tensor([place for members in places.values() for place in members])
+        joined = torch.cat([nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+        return joined[order.argsort().to(joined.device)]
+
+    def _features(self, pixels: Sequence[Tensor]) -> list[Tensor]:
+        """Features_NPD of each tensor of normalised pixels_NCHW, the chosen layers joined channel by channel."""
+        depth = self.kind.depth(self.config)
+        wanted = [layer if layer >= -1 else depth + 1 + layer for layer in self.options.layers]
+        bucketed = self.options.positions == "bucketed"
+        states = self.kind.features(self.tower, pixels, wanted, bucketed=bucketed)
+        found = []
+        for several in zip(*states):
+            features_NPD = torch.cat(several, dim=-1) if len(several) > 1 else several[0]
+            first = self.kind.before(self.config)
+            if self.options.keep_cls:
+                features_NPD = torch.cat([features_NPD[:, :1], features_NPD[:, first:]], dim=1)
+            elif first:
+                features_NPD = features_NPD[:, first:]
+            found.append(features_NPD)
+        return found

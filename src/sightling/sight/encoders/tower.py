@@ -1,0 +1,157 @@
+"""How one class of transformers' image towers is run, layer by layer, on inputs of one grid or of several.
+
+Legend: ``N`` encoder inputs, ``C`` = 3, ``H`` ``W`` pixels, ``P`` features an input (those before the patches
+among them), ``D`` width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+Grid = tuple[int, int]
+"""(rows, columns) of patches."""
+
+ALMOST = 1.0 - 1e-6
+"""The greatest place, as a fraction of a side, that lies within the last bucket."""
+
+
+class Tower(ABC):
+    """One class of towers. An instance holds no weights; it is told the tower each time.
+
+    Attributes:
+        config_class: its transformers configuration.
+        model_class: its transformers model.
+        statistics: what its published towers' pixels were normalised with.
+        mixes: whether inputs of several grids can run in one pass, padded and masked.
+    """
+
+    config_class: ClassVar[type[PreTrainedConfig]]
+    model_class: ClassVar[type[nn.Module]]
+    statistics: ClassVar[str] = "half"
+    mixes: ClassVar[bool] = True
+
+    def defaults(self) -> dict[str, Any]:
+        """What the configuration holds where a recipe does not say otherwise."""
+        return {}
+
+    def before(self, config: Any) -> int:
+        """How many features stand before the patches; the first of them is the CLS token."""
+        return 0
+
+    def width(self, config: Any) -> int:
+        """The features' width."""
+        return int(config.hidden_size)
+
+    def depth(self, config: Any) -> int:
+        """How many layers there are."""
+        return int(config.num_hidden_layers)
+
+    def patch_size(self, config: Any) -> int:
+        """Side of a patch in pixels."""
+        return _one(config.patch_size, "patch_size")
+
+    def image_size(self, config: Any) -> int:
+        """Side in pixels of the square input that the tower was made for."""
+        return _one(config.image_size, "image_size")
+
+    def features(
+        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: bool
+    ) -> list[list[Tensor]]:
+        """States_PD of each input at each wanted layer.
+
+        Args:
+            tower: an instance of ``model_class``.
+            pixels: normalised pixels_NCHW; each tensor holds inputs of one size.
+            wanted: layers from 0 (what the first layer is given) to the depth; -1 is the last with its norm.
+            bucketed: places by buckets of the side (see :func:`buckets`) instead of resized embeddings.
+
+        Returns:
+            For each wanted layer, for each tensor of pixels, states_NPD.
+        """
+        states = [self.embed(tower, one, bucketed) for one in pixels]
+        if len(states) > 1 and not self.mixes:
+            runs = [self._run(tower, one, None, wanted, pixel) for one, pixel in zip(states, pixels)]
+            return [[run[place] for run in runs] for place in range(len(wanted))]
+        sizes = [(len(one), one.shape[1]) for one in states]
+        longest = max(patches for _, patches in sizes)
+        padded = torch.cat([nn.functional.pad(one, (0, 0, 0, longest - one.shape[1])) for one in states])
+        mask = None
+        if any(patches < longest for _, patches in sizes):
+            lengths_N = torch.tensor([patches for count, patches in sizes for _ in range(count)], device=padded.device)
+            real_NP = torch.arange(longest, device=padded.device) < lengths_N[:, None]
+            # Added to the scores, so that every kind of attention takes it.
+            mask = torch.zeros(real_NP.shape, dtype=padded.dtype, device=padded.device)
+            mask = mask.masked_fill(~real_NP, torch.finfo(padded.dtype).min)[:, None, None, :]
+        found = []
+        for layer in self._run(tower, padded, mask, wanted, pixels[0]):
+            parts = layer.split([count for count, _ in sizes])
+            found.append([part[:, :patches] for part, (_, patches) in zip(parts, sizes)])
+        return found
+
+    def _run(
+        self, tower: Any, states_NPD: Tensor, mask: Tensor | None, wanted: Sequence[int], pixels_NCHW: Tensor
+    ) -> list[Tensor]:
+        layers = list(self.layers(tower))
+        kept: dict[int, Tensor] = {0: states_NPD} if 0 in wanted else {}
+        # What lies behind the last layer that is wanted is not computed.
+        deepest = len(layers) if -1 in wanted else max(wanted)
+        aside = self.aside(tower, pixels_NCHW)
+        for number, layer in enumerate(layers[:deepest], start=1):
+            states_NPD = self.step(layer, states_NPD, mask, aside)
+            if number in wanted:
+                kept[number] = states_NPD
+        if -1 in wanted:
+            kept[-1] = self.finish(tower, states_NPD)
+        return [kept[layer] for layer in wanted]
+
+    def aside(self, tower: Any, pixels_NCHW: Tensor) -> Any:
+        """What every layer is given besides the states, such as rotary places."""
+        return None
+
+    @abstractmethod
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+        """What the first layer is given: patches with their places, and what stands before them."""
+
+    @abstractmethod
+    def layers(self, tower: Any) -> Iterable[nn.Module]:
+        """The tower's layers in order."""
+
+    def step(self, layer: nn.Module, states_NPD: Tensor, mask: Tensor | None, aside: Any) -> Tensor:
+        """One layer."""
+        result = layer(states_NPD, attention_mask=mask)
+        return result[0] if isinstance(result, tuple) else result
+
+    def finish(self, tower: Any, states_NPD: Tensor) -> Tensor:
+        """What the tower calls its last hidden state, from the last layer's."""
+        return states_NPD
+
+
+def _one(value: Any, key: str) -> int:
+    """A side that transformers may hold twice."""
+    if isinstance(value, int):
+        return value
+    sides = {int(side) for side in value}
+    if len(sides) != 1:
+        raise ValueError(f"{key} {tuple(value)} is no square; only squares are known")
+    return sides.pop()
+
+
+def buckets(rows: int, columns: int, side: int) -> Tensor:
+    """For each patch of a grid, row by row, the number of its place on a ``side`` x ``side`` grid: ids_P.
+
+    Source of the method: Dehghani et al. 2023, "Patch n' Pack" (NaViT), as Idefics2 and MiniCPM-V use it: a
+    fraction of the side falls into one of ``side`` equal buckets, in float32.
+    """
+    bounds = torch.arange(1 / side, 1.0, 1 / side)
+
+    def along(count: int) -> Tensor:
+        places = torch.arange(count, dtype=torch.float32) * (1.0 / torch.tensor(count))
+        return torch.bucketize(places.clamp(max=ALMOST), bounds, right=True)
+
+    return (along(rows)[:, None] * side + along(columns)).flatten()
