@@ -99,7 +99,5 @@ def talk(*turns: Part | tuple[Part, ...], system: str | None = None) -> Sample:
 def alone(model: VisionLanguageModel, processor: VisionLanguageProcessor, sample: Sample) -> Tensor:
     """The logits_TV of one sample, computed by transformers' way in, with nothing beside it."""
     encoded = processor.encode(sample)
-    pixels = [processor.pixels(one) for one in encoded.pictures]
-    return model(
-        input_ids=torch.tensor([encoded.input_ids]), pixel_values=torch.cat(pixels) if pixels else None, use_cache=False
-    ).logits[0]
+    shown = processor.inputs(*encoded.pictures).tensors() if encoded.pictures else {}
+    return model(input_ids=torch.tensor([encoded.input_ids]), use_cache=False, **shown).logits[0]

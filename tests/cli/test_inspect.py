@@ -178,7 +178,7 @@ def test_a_recipe_before_its_tokenizer(capsys: pytest.CaptureFixture[str], png: 
     path = recipe(tmp_path, tiling={"type": "native"}, connector=MERGER)
     code, out, err = outcome(capsys, "inspect", "--recipe", path, png, "--output", tmp_path)
     assert (code, err) == (0, "")
-    assert "no prompt: no model takes this scheme yet" in out and (tmp_path / "red.native.png").is_file()
+    assert "no prompt: the tokenizer does not exist yet" in out and (tmp_path / "red.native.png").is_file()
     path = recipe(tmp_path, tiling={"type": "dynamic"})
     code, out, err = outcome(capsys, "inspect", "--recipe", path, png, "--output", tmp_path, "--json")
     told = json.loads(out)

@@ -58,13 +58,13 @@ def test_rows_stop_on_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_shared_picture_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = tiny()
     seen: list[int] = []
-    original: Callable[[torch.Tensor], torch.Tensor] = model.get_image_features
+    original: Callable[..., torch.Tensor] = model.encoder.forward
 
-    def counted(pixels: torch.Tensor) -> torch.Tensor:
+    def counted(pixels: torch.Tensor, *rest: object) -> torch.Tensor:
         seen.append(pixels.shape[0])
-        return original(pixels)
+        return original(pixels, *rest)
 
-    monkeypatch.setattr(model, "get_image_features", counted)
+    monkeypatch.setattr(model.encoder, "forward", counted)
     a, b = picture(1), picture(2)
     samples = [question(f"question {n}?", *(a, b)[: 1 + n % 2]) for n in range(11)]
     answer_all(model, processor, samples, max_new_tokens=2, batch_size=3)

@@ -106,8 +106,8 @@ def test_a_memory_forgets_the_oldest_picture(monkeypatch: pytest.MonkeyPatch) ->
     model, processor = tiny()
     memory = Memory(pictures=2)
     encoded: list[int] = []
-    original = model.get_image_features
-    monkeypatch.setattr(model, "get_image_features", lambda p: (encoded.append(p.shape[0]), original(p))[1])
+    original = model.encoder.forward
+    monkeypatch.setattr(model.encoder, "forward", lambda p, g: (encoded.append(p.shape[0]), original(p, g))[1])
     for n in (1, 2, 1, 3, 1, 2):
         list(generate(model, processor, question("?", picture(n)), max_new_tokens=1, memory=memory))
     # 2 was not used for longest when 3 came.

@@ -34,8 +34,8 @@ def test_turns_and_pictures_join_the_conversation() -> None:
 def test_a_picture_is_encoded_once_by_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = tiny()
     encoded: list[int] = []
-    original = model.get_image_features
-    monkeypatch.setattr(model, "get_image_features", lambda p: (encoded.append(p.shape[0]), original(p))[1])
+    original = model.encoder.forward
+    monkeypatch.setattr(model.encoder, "forward", lambda p, g: (encoded.append(p.shape[0]), original(p, g))[1])
     session = Session(model, processor, max_new_tokens=2)
     session.add(picture(1))
     for text in ("a", "b", "c"):

@@ -114,7 +114,7 @@ def test_a_group_too_long_for_a_row_is_cut_between_samples_and_a_sample_is_refus
     lengths = [len(processor.encode(sample).input_ids) for sample in group]
     documents = objective("answer", questions(), max_length=max(lengths)).dataset()[0]
     assert len(documents) > 1 and sum(part.samples for part, _ in documents) == 3
-    assert all(len(part) <= max(lengths) and len(pixels) == 1 for part, pixels in documents)
+    assert all(len(part) <= max(lengths) and len(shown.pixels) == 1 for part, shown in documents)
     long = max(lengths)
     with pytest.raises(UserError, match=rf"^a sample of group 0 needs {long} tokens, but max_length is {long - 1}; "):
         objective("answer", questions(), max_length=long - 1).dataset()[0]
@@ -129,7 +129,8 @@ def test_augmented_pictures_change_by_the_draw_and_stay_shared() -> None:
 
     first, again, other = drawn(1), drawn(1), drawn(2)
     assert len(first) == 1 and first[0][0].samples == 3
-    assert torch.equal(first[0][1], again[0][1]) and not torch.equal(first[0][1], other[0][1])
+    pixels, same, others = (one[0][1].pixels for one in (first, again, other))
+    assert torch.equal(pixels, same) and not torch.equal(pixels, others)
     assert first[0][0].input_ids == objective("answer", questions()).dataset()[0][0][0].input_ids
 
 

@@ -27,6 +27,7 @@ class Picture:
     """A picture by path, by encoded bytes, or already decoded; exactly one of the three is set.
 
     ``box`` optionally names a crop ``(left, top, right, bottom)`` in pixels, as NLVR's three boxes are.
+    ``tiles`` optionally bounds what it may cost: a tiling scheme cuts it into so many tiles at most.
     Compared by identity: samples that share one ``Picture`` object share its tokens in a packed row.
     """
 
@@ -34,6 +35,7 @@ class Picture:
     data: bytes | None = None
     image: Image.Image | None = None
     box: tuple[int, int, int, int] | None = None
+    tiles: int | None = None
 
     def __post_init__(self) -> None:
         given = sum(part is not None for part in (self.path, self.data, self.image))
@@ -78,7 +80,7 @@ class Picture:
         return picture_size(self.path if self.path is not None else io.BytesIO(self.data or b""), self.name)
 
     def key(self) -> str:
-        """A SHA-256 of the content and the crop: equal pictures have equal keys.
+        """A SHA-256 of the content, the crop and the budget: pictures of equal keys have equal tokens.
 
         Raises:
             UserError: the file cannot be read.
@@ -88,7 +90,7 @@ class Picture:
             digest.update(f"{self.image.mode}{self.image.size}".encode() + self.image.tobytes())
         else:
             digest.update(self._encoded())
-        digest.update(repr(self.box).encode())
+        digest.update(repr((self.box, self.tiles)).encode())
         return digest.hexdigest()
 
     def _encoded(self) -> bytes:

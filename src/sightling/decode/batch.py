@@ -127,7 +127,7 @@ class _Features:
                     del self._known[id(picture)]
 
     def of(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        """The tokens_NQD of each picture."""
+        """The tokens_VD of each picture."""
         return [self._known[id(picture)] for picture in pictures]
 
 

@@ -1,6 +1,6 @@
 """What a conversation need not compute twice: visual tokens by picture, keys and values by prompt.
 
-Legend: ``N`` encoder inputs (tiles), ``Q`` visual tokens an input, ``T`` tokens, ``D`` width.
+Legend: ``V`` visual tokens of a picture, ``T`` tokens, ``D`` width.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Memory:
         pictures: Sequence[Picture],
         keys: Sequence[str],
     ) -> list[Tensor]:
-        """The visual tokens_NQD of each picture, encoded where its content key is not known.
+        """The visual tokens_VD of each picture, encoded where its content key is not known.
 
         Raises:
             UserError: a picture is missing or corrupt.

@@ -30,9 +30,9 @@ def part_facts(model: VisionLanguageModel, processor: VisionLanguageProcessor) -
     """The parts in the order of the flow; parameters that two parts share count for the first."""
     vision, text = model.config.vision_config, model.config.text_config
     vision = getattr(vision, "vision_config", vision)
-    size = processor.image_processor.image_size
+    size, patch = processor.image_processor.image_size, processor.image_processor.patch_size
     kinds = {
-        "encoder": f"{vision.model_type}, {_of(vision)}, {size} x {size} px in patches of {processor.image_processor.patch_size}",
+        "encoder": f"{vision.model_type}, {_of(vision)}, {size} x {size} px in patches of {patch}",
         "connector": f"{model.config.connector.get('type', '')}, "
         f"{processor.image_processor.count(size, size)} visual tokens a picture of {size} x {size}",
         "language_model": f"{text.model_type}, {_of(text)}, {text.vocab_size:,} tokens",

@@ -23,7 +23,7 @@ from sightling.parts import Part, make, validate
 from sightling.sight.connectors import CONNECTORS
 from sightling.sight.encoders import STATISTICS, TOWERS, EncoderOptions, Statistics, check_usage, tower_config
 from sightling.sight.preprocess import RESAMPLE
-from sightling.sight.tiling import TILINGS, check_squares
+from sightling.sight.tiling import TILINGS
 
 ENCODER_KEYS = tuple(EncoderOptions.model_fields)
 """What a recipe says of how a tower is used, beside the tower's own sizes."""
@@ -61,7 +61,7 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
     """
     section = validate(ModelSection, told, where)
     TEMPLATES.get(section.template, where=f"{where}.template")
-    check_squares(make(TILINGS, section.tiling, f"{where}.tiling"), f"{where}.tiling")
+    make(TILINGS, section.tiling, f"{where}.tiling")
     connector = make(CONNECTORS, section.connector, f"{where}.connector")
     if connector.reads_text:
         raise UserError(
@@ -160,7 +160,8 @@ def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> t
         usage = {**found, **usage}
     tokenizer, tokenizer_path = find_tokenizer(section, workdir)
     known = len(tokenizer)
-    add_control_tokens(tokenizer, TEMPLATES.get(section.template), tokenizer_path)
+    marks = make(TILINGS, section.tiling, "model.tiling").marks()
+    add_control_tokens(tokenizer, TEMPLATES.get(section.template), tokenizer_path, marks)
     processor = build_processor(section, vision, tokenizer, resample)
     language_model = None
     if language_path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
@@ -12,10 +11,11 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from sightling.data.pictures import to_rgb
 from sightling.errors import UserError, nearest
+from sightling.model.inputs import Inputs
 from sightling.parts import make
 from sightling.sight.connectors import CONNECTORS
 from sightling.sight.preprocess import RESAMPLE, to_pixels
-from sightling.sight.tiling import TILINGS, Plan, check_squares
+from sightling.sight.tiling import TILINGS, Plan
 
 
 class VisionLanguageImageProcessor(BaseImageProcessor):
@@ -33,7 +33,7 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         UserError: an unknown tiling scheme, connector, option or resampling, or a scheme that the model cannot take.
     """
 
-    model_input_names = ["pixel_values"]  # noqa: RUF012 (transformers' contract)
+    model_input_names = ["pixel_values", "image_sizes"]  # noqa: RUF012 (transformers' contract)
 
     def __init__(
         self,
@@ -55,35 +55,49 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         if resample not in RESAMPLE:
             raise UserError(f"there is no resampling {resample!r}; {nearest(resample, RESAMPLE)}")
         self._scheme = make(TILINGS, self.tiling, "tiling")
-        check_squares(self._scheme, "tiling")
         self._connector = make(CONNECTORS, self.connector, "connector")
-        self._counts: dict[tuple[int, int], int] = {}
+        self._known: dict[tuple[int, int, int | None], tuple[int | str, ...]] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved: the options, not the parts made from them."""
         return {key: value for key, value in super().to_dict().items() if not key.startswith("_")}
 
-    def plan(self, width: int, height: int) -> Plan:
-        """The encoder inputs for a picture of that size, in order."""
-        return self._scheme.plan(width, height, self.image_size, self.patch_size)
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The control tokens that the tiling scheme puts between tiles."""
+        return self._scheme.marks()
 
-    def count(self, width: int, height: int) -> int:
-        """Visual tokens for a picture of that size: arithmetic only, no pixel is decoded."""
-        known = self._counts.get((width, height))
-        if known is None:
-            known = self._counts[width, height] = self.plan(width, height).count(self._tokens)
-        return known
+    def plan(self, width: int, height: int, tiles: int | None = None) -> Plan:
+        """The encoder inputs for a picture of that size, in order; ``tiles`` is the picture's own budget."""
+        return self._scheme.plan(width, height, self.image_size, self.patch_size, tiles)
+
+    def pieces(self, width: int, height: int, tiles: int | None = None) -> tuple[int | str, ...]:
+        """A picture in the sequence: numbers of visual tokens, and words around them, in order.
+
+        Arithmetic only, no pixel is decoded.
+        """
+        key = (width, height, tiles)
+        if key not in self._known:
+            self._known[key] = self.plan(*key).pieces(self._tokens)
+        return self._known[key]
+
+    def count(self, width: int, height: int, tiles: int | None = None) -> int:
+        """Visual tokens for a picture of that size; words between them are not counted."""
+        return sum(piece for piece in self.pieces(width, height, tiles) if isinstance(piece, int))
 
     def _tokens(self, rows: int, columns: int) -> int:
         return self._connector.tokens(rows, columns, self.extra_features)
 
-    def pixels(self, image: Image.Image) -> Tensor:
-        """``uint8`` pixels_NCHW of one RGB picture."""
-        return to_pixels(image, self.plan(*image.size), resample=self.resample)
+    def pixels(self, image: Image.Image, tiles: int | None = None) -> Tensor:
+        """``uint8`` pixels_NCHW of one RGB picture; smaller inputs fill the upper left of their places."""
+        return to_pixels(image, self.plan(*image.size, tiles), resample=self.resample)
+
+    def inputs(self, image: Image.Image, tiles: int | None = None) -> Inputs:
+        """The same with the picture's size, as the model takes them."""
+        return Inputs.of(self.pixels(image, tiles), image.size, tiles)
 
     def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
         """transformers' way in: one picture or a list of them, PIL."""
         listed = images if isinstance(images, (list, tuple)) else [images]
         flat = [image for entry in listed for image in (entry if isinstance(entry, (list, tuple)) else [entry])]
-        pixels = [self.pixels(to_rgb(image)) for image in flat]
-        return BatchFeature({"pixel_values": torch.cat(pixels)})
+        return BatchFeature(Inputs.join([self.inputs(to_rgb(image)) for image in flat]).tensors())

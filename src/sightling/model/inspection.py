@@ -135,14 +135,14 @@ def inspect_model(processor: VisionLanguageProcessor, picture: Picture, text: st
     def tokens(rows: int, columns: int) -> int:
         return connector.tokens(rows, columns, images.extra_features)
 
-    plan = images.plan(*picture.size())
+    plan = images.plan(*picture.size(), picture.tiles)
     return _inspection(images.tiling, plan, tokens, prompt_pieces(processor, picture, text), "")
 
 
 def inspect_recipe(
     told: Mapping[str, Any], picture: Picture, text: str, *, where: str = "model", trained_by: str | None = None
 ) -> Inspection:
-    """What the model of a recipe's ``model`` section would be given, also by a scheme that no model takes yet.
+    """What the model of a recipe's ``model`` section would be given.
 
     Args:
         told: the section.
@@ -155,9 +155,7 @@ def inspect_recipe(
         UserError: a wrong section, a pretrained encoder that cannot be read, or a picture that cannot be taken.
     """
     scheme = make(TILINGS, told.get("tiling") or {"type": "single"}, f"{where}.tiling")
-    needed = scheme.beyond_squares()
-    # Where no model takes the scheme, everything else of the section is checked all the same.
-    section = check_model({**told, "tiling": {"type": "single"}} if needed else told, where)
+    section = check_model(told, where)
     path = section.encoder.get("pretrained")
     vision = pretrained_vision_config(path) if path else tower_config(section.tower(), f"{where}.encoder")
     options = validate(EncoderOptions, section.encoder_options(), f"{where}.encoder")
@@ -167,14 +165,13 @@ def inspect_recipe(
         return connector.tokens(rows, columns, int(options.keep_cls))
 
     kind = TOWERS[vision.model_type]
-    plan = scheme.plan(*picture.size(), kind.image_size(vision), kind.patch_size(vision))
+    plan = scheme.plan(*picture.size(), kind.image_size(vision), kind.patch_size(vision), picture.tiles)
     named = {"type": (told.get("tiling") or {"type": "single"})["type"], **scheme.model_dump(mode="json")}
-    pieces, reason = None, f"no model takes this scheme yet: it needs {needed}"
-    if not needed:
-        tokenizer, reason = _tokenizer(section, trained_by)
-        if tokenizer is not None:
-            resample = prepared_as(path)[1] if path else "bicubic"
-            pieces = prompt_pieces(build_processor(section, vision, tokenizer, resample), picture, text)
+    tokenizer, reason = _tokenizer(section, trained_by)
+    pieces = None
+    if tokenizer is not None:
+        resample = prepared_as(path)[1] if path else "bicubic"
+        pieces = prompt_pieces(build_processor(section, vision, tokenizer, resample), picture, text)
     return _inspection(named, plan, tokens, pieces, reason)
 
 
@@ -190,7 +187,8 @@ def _tokenizer(section: ModelSection, trained_by: str | None) -> tuple[Any, str]
         tokenizer = load_tokenizer(path)
     except UserError as error:
         return None, str(error)
-    add_control_tokens(tokenizer, TEMPLATES.get(section.template), path)
+    marks = make(TILINGS, section.tiling, "model.tiling").marks()
+    add_control_tokens(tokenizer, TEMPLATES.get(section.template), path, marks)
     return tokenizer, ""
 
 
@@ -272,7 +270,7 @@ def prompt_pieces(processor: VisionLanguageProcessor, picture: Picture, text: st
     ids = processor.encode(question(text, picture), prompt_only=True).input_ids
     names = {
         int(processor.tokenizer.convert_tokens_to_ids(token)): token
-        for token in TEMPLATES.get(processor.template).control
+        for token in (*TEMPLATES.get(processor.template).control, *processor.image_processor.marks)
     }
     return tuple(_pieces(processor, ids, names))
 

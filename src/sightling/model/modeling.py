@@ -26,6 +26,7 @@ from sightling.model.config import VisionLanguageConfig
 from sightling.model.mask import tree_mask
 from sightling.model.pretrained import check_keys, readable
 from sightling.model.tree import NO_MASK, Layout, attending, layout_for
+from sightling.model.vision import PICTURES, SeesPictures
 from sightling.sight.encoders import Encoder
 
 IGNORED = -100
@@ -47,7 +48,7 @@ class VisionLanguageOutput(ModelOutput):
     image_features: Tensor | None = None
 
 
-class VisionLanguageModel(PreTrainedModel, GenerationMixin):
+class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
     """Encoder + connector + causal language model.
 
     Args:
@@ -83,6 +84,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         width = self.language_model.get_input_embeddings().embedding_dim
         self.connector = config.connector_options().build(self.encoder.width, width)
+        self.tiling = config.tiling_scheme()
+        if self.tiling.ends_rows:
+            # It trains with the connector: what stands between encoder and language model is one part.
+            self.connector.row_end = nn.Parameter(torch.randn(width) * width**-0.5)
         # The placeholder stands for a picture; an answer brings none.
         self.generation_config.suppress_tokens = [config.image_token_id]
         self.post_init()
@@ -118,29 +123,6 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         return
 
     # ---- forward
-
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Visual tokens of encoder inputs: pixels_NCHW to tokens_NQD."""
-        grid = self.encoder.grid(pixel_values.shape[-2], pixel_values.shape[-1])
-        return self.connector(self.encoder(pixel_values), grid)
-
-    def embed(self, input_ids_BT: Tensor, image_features_NQD: Tensor | None) -> Tensor:
-        """Token embeddings_BTD with visual tokens in the place of their placeholders, in row order.
-
-        Raises:
-            ValueError: placeholders and visual tokens differ in number; both numbers are given.
-        """
-        embeddings_BTD = self.get_input_embeddings()(input_ids_BT)
-        here_BT = input_ids_BT == self.config.image_token_id
-        placeholders = int(here_BT.sum())
-        if image_features_NQD is None:
-            if placeholders:
-                raise ValueError(f"{placeholders} image placeholders in the text, but no picture was given")
-            return embeddings_BTD
-        features_D = image_features_NQD.reshape(-1, image_features_NQD.shape[-1])
-        if features_D.shape[0] != placeholders:
-            raise ValueError(f"{placeholders} image placeholders in the text, but {features_D.shape[0]} visual tokens")
-        return embeddings_BTD.masked_scatter(here_BT[..., None], features_D.to(embeddings_BTD.dtype))
 
     def decode(
         self,
@@ -237,6 +219,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         document_ids: Tensor,
         branch_ids: Tensor,
         pixel_values: Tensor | None = None,
+        image_sizes: Tensor | None = None,
         image_features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The summed cross-entropy over supervised positions of packed rows, and how many were right.
@@ -252,7 +235,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             UserError: a language model that cannot be trained in packed rows.
         """
         if image_features is None and pixel_values is not None:
-            image_features = self.get_image_features(pixel_values)
+            image_features = self.get_image_features(pixel_values, image_sizes)
         hidden_BTD = self.packed_states(
             input_ids, image_features, position_ids_BT=position_ids, document_ids_BT=document_ids,
             branch_ids_BT=branch_ids,
@@ -270,6 +253,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
+        image_sizes: Tensor | None = None,
         image_features: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
@@ -280,8 +264,9 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     ) -> VisionLanguageOutput:
         """The transformers way in: rows of text with placeholders, and their pictures in order.
 
-        ``pixel_values`` are the encoder inputs of all pictures in row order; ``image_features`` are their
-        visual tokens where they are already known (encoded once, asked often).
+        ``pixel_values`` are the encoder inputs of all pictures in row order and ``image_sizes`` the pictures' sizes
+        (:meth:`get_image_features`); ``image_features`` are their visual tokens where they are already known
+        (encoded once, asked often).
 
         Raises:
             TypeError: an argument that neither this model nor its language model knows.
@@ -294,7 +279,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
                 raise TypeError(f"forward() has no argument {name!r}; {nearest(name, PASSED_ON | {'pixel_values'})}")
         counted = passed.pop("num_items_in_batch", None)
         if image_features is None and pixel_values is not None:
-            image_features = self.get_image_features(pixel_values)
+            image_features = self.get_image_features(pixel_values, image_sizes)
         output = self.decode(
             input_ids,
             image_features_NQD=image_features,
@@ -325,6 +310,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         pixel_values: Tensor | None = None,
+        image_sizes: Tensor | None = None,
         image_features: Tensor | None = None,
         is_first_iteration: bool = False,
         **kwargs: Any,
@@ -333,6 +319,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration or not kwargs.get("use_cache", True):
             inputs["pixel_values"] = pixel_values
+            inputs["image_sizes"] = image_sizes
             inputs["image_features"] = image_features
         return inputs
 
@@ -340,16 +327,9 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
     ) -> Any:
         """Several answers a row: a row's pictures are repeated with it, all of them before the next row's."""
-        several = {name: kwargs.pop(name) for name in ("pixel_values", "image_features") if name in kwargs}
-        marks_B = (input_ids == self.config.image_token_id).sum(1).tolist() if input_ids is not None else []
-        for name, tensor in several.items():
-            if tensor is None or expand_size == 1:
-                continue
-            each, left = divmod(sum(marks_B), len(tensor))
-            if left or any(marks % each for marks in marks_B):
-                raise ValueError(f"{marks_B} image placeholders in the rows cannot be shared by {len(tensor)} {name}")
-            blocks = tensor.split([marks // each for marks in marks_B])
-            several[name] = torch.cat([block for block in blocks for _ in range(expand_size)])
+        several = {name: kwargs.pop(name) for name in PICTURES if name in kwargs}
+        if expand_size > 1 and input_ids is not None:
+            several = self.repeat_pictures(input_ids, expand_size, several)
         input_ids, expanded = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **kwargs
         )

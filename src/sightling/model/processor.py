@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
 from sightling.data.sample import Picture, Sample, Turn
 from sightling.errors import UserError
 from sightling.model.image_processor import VisionLanguageImageProcessor
+from sightling.model.inputs import Inputs
 from sightling.model.messages import sample_of
 from sightling.model.modeling import IGNORED
 from sightling.model.template import TEMPLATES, Template
@@ -100,7 +100,8 @@ class VisionLanguageProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or self._format.jinja())
         self.template = template
         self._plain = PlainText(tokenizer)
-        self._control = {token: self._control_id(token) for token in self._format.control}
+        control = (*self._format.control, *image_processor.marks)
+        self._control = {token: self._control_id(token) for token in control}
         self._boundary = re.compile("(" + "|".join(map(re.escape, sorted(self._control, key=len, reverse=True))) + ")")
         self._split: dict[str, tuple[int | str, ...]] = {}
 
@@ -153,8 +154,12 @@ class VisionLanguageProcessor(ProcessorMixin):
 
     def _picture(self, picture: Picture, row: _Row) -> None:
         row.template(self._pieces(self._format.before_image))
-        row.flush()
-        row.add([self.image_token_id] * self.image_processor.count(*picture.size()))
+        for piece in self.image_processor.pieces(*picture.size(), picture.tiles):
+            if isinstance(piece, str):
+                row.template(self._pieces(piece))
+                continue
+            row.flush()
+            row.add([self.image_token_id] * piece)
         row.template(self._pieces(self._format.after_image))
 
     def encode(self, sample: Sample, *, prompt_only: bool = False) -> Encoded:
@@ -226,7 +231,11 @@ class VisionLanguageProcessor(ProcessorMixin):
 
     def pixels(self, picture: Picture) -> Tensor:
         """``uint8`` pixels_NCHW of a picture's encoder inputs, in order."""
-        return self.image_processor.pixels(picture.load())
+        return self.image_processor.pixels(picture.load(), picture.tiles)
+
+    def inputs(self, *pictures: Picture) -> Inputs:
+        """What the model takes of these pictures, at least one, in order."""
+        return Inputs.join([self.image_processor.inputs(picture.load(), picture.tiles) for picture in pictures])
 
     def decode_answer(self, ids: Sequence[int]) -> str:
         """The words of generated ids: up to the stop token, without control tokens."""
@@ -266,7 +275,8 @@ class VisionLanguageProcessor(ProcessorMixin):
             pieces = row.split(mark)
             joined = pieces[0]
             for piece in pieces[1:]:
-                joined += mark * self.image_processor.count(*next(upcoming).size) + piece
+                shown = self.image_processor.pieces(*next(upcoming).size)
+                joined += "".join(mark * one if isinstance(one, int) else one for one in shown) + piece
             expanded.append(joined)
         kwargs.update(kwargs.pop("text_kwargs", None) or {})
         kwargs.pop("images_kwargs", None)
@@ -283,7 +293,7 @@ class VisionLanguageProcessor(ProcessorMixin):
                     f"max_length cuts a picture: {kept} of its row's {row.count(mark)} placeholders would be left"
                 )
         if flat:
-            features["pixel_values"] = self.image_processor.preprocess(flat)["pixel_values"]
+            features |= self.image_processor.preprocess(flat)
         return BatchFeature(features)
 
     def apply_chat_template(
@@ -338,7 +348,7 @@ class VisionLanguageProcessor(ProcessorMixin):
         mask = [_padded([1] * len(row), pad, 0, padding_side) for row, pad in zip(rows, pads, strict=True)]
         features: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if pictures:
-            features["pixel_values"] = torch.cat([self.pixels(picture) for picture in pictures])
+            features |= self.inputs(*pictures).tensors()
         return BatchFeature(features, tensor_type=asked)
 
 

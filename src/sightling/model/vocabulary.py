@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,14 +24,16 @@ def rounded(size: int) -> int:
     return -(-size // MULTIPLE) * MULTIPLE
 
 
-def add_control_tokens(tokenizer: Any, template: Template, source: Any) -> list[str]:
+def add_control_tokens(tokenizer: Any, template: Template, source: Any, marks: Sequence[str] = ()) -> list[str]:
     """Give a tokenizer the template's control tokens, its stop token and a padding token; says so in the log.
+
+    ``marks`` are those that a tiling scheme puts between tiles.
 
     Returns:
         The tokens that were added; none for a tokenizer that speaks the template already.
     """
     known = set(tokenizer.get_added_vocab())
-    missing = [token for token in template.control if token not in known]
+    missing = [token for token in (*template.control, *marks) if token not in known]
     if missing:
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
         logger.warning(

@@ -39,20 +39,21 @@ def to_pixels(
 ) -> Tensor:
     """``uint8`` pixels_NCHW of all tiles of one RGB picture; ``fill`` replaces the plan's colour.
 
+    Tiles smaller than the largest fill the upper left of their places; zeros follow, which no encoder looks at.
+
     Raises:
-        ValueError: the plan is for a picture of another size, or its tiles are of several sizes.
+        ValueError: the plan is for a picture of another size.
     """
     if image.size != plan.picture:
         raise ValueError(f"the plan is for a picture of {plan.picture} pixels, not of {image.size}")
-    sizes = sorted({tile.canvas for tile in plan})
-    if len(sizes) != 1:
-        raise ValueError(f"tiles of several sizes make no one tensor: {sizes}")
     # Tiles of one grid are windows onto the same scaled picture, which is scaled once.
     shown: dict[tuple[tuple[int, ...], tuple[int, ...]], Image.Image] = {}
-    tiles = []
-    for tile in plan:
+    width, height = (max(tile.canvas[axis] for tile in plan) for axis in (0, 1))
+    pixels_NHWC = np.zeros((len(plan), height, width, 3), dtype=np.uint8)
+    for number, tile in enumerate(plan):
         key = (tile.crop, tile.scaled)
         if key not in shown:
             shown[key] = scale(image, tile, resample)
-        tiles.append(np.asarray(lay(shown[key], tile, plan.fill if fill is None else fill)))
-    return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).contiguous()
+        laid = lay(shown[key], tile, plan.fill if fill is None else fill)
+        pixels_NHWC[number, : tile.canvas[1], : tile.canvas[0]] = np.asarray(laid)
+    return torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).contiguous()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,7 @@ from kit import noise
 from sightling.errors import UserError
 from sightling.parts import make
 from sightling.sight.preprocess import to_pixels
-from sightling.sight.tiling import TILINGS, Adaptive, Anyres, Dynamic, Native, Overlapping, Plan, Tiling, check_squares
+from sightling.sight.tiling import TILINGS, Adaptive, Anyres, Dynamic, Native, Overlapping, Plan, Tiling
 
 MOST_LONG = 200
 
@@ -266,12 +266,21 @@ def test_a_field_needs_square_tokens() -> None:
         Anyres().plan(500, 400, 336, 14).count(lambda rows, columns: rows * columns + 1)
 
 
-def test_what_a_model_of_squares_can_take() -> None:
-    for told in ({"type": "single"}, {"type": "dynamic"}, {"type": "overlapping"}, {"type": "anyres", "unpad": False}):
-        check_squares(make(TILINGS, told, "tiling"), "tiling")
-    for told in ({"type": "anyres"}, {"type": "adaptive"}, {"type": "native"}):
-        with pytest.raises(UserError, match=r"^tiling: this scheme needs .*, which the model cannot do; it takes "):
-            check_squares(make(TILINGS, told, "tiling"), "tiling")
+@given(sizes(), st.integers(1, 12), st.sampled_from(["dynamic", "overlapping", "anyres", "adaptive", "native"]))
+def test_a_budget_is_kept_and_a_large_one_changes_nothing(size: tuple[int, int], tiles: int, name: str) -> None:
+    scheme = make(TILINGS, {"type": name}, "tiling")
+    plan = scheme.plan(*size, 56, 14, tiles)
+    if name == "native":
+        assert plan.canvas[0] * plan.canvas[1] <= tiles * 56 * 56
+        return
+    assert len(plan.cells) <= tiles and (tiles > 1 or len(plan) == 1)
+    assert scheme.plan(*size, 56, 14, 500) == scheme.plan(*size, 56, 14)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_budget_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"^a budget of 0 tiles is too few; a picture needs at least 1$"):
+        make(TILINGS, {"type": name}, "tiling").plan(30, 20, 56, 14, 0)
 
 
 def test_a_plan_is_a_frozen_sequence() -> None:
@@ -282,8 +291,17 @@ def test_a_plan_is_a_frozen_sequence() -> None:
         plan.overview = 1  # type: ignore[misc]
 
 
-def test_pixels_of_another_picture_or_of_several_sizes_make_no_tensor() -> None:
+def test_pixels_of_another_picture_make_no_tensor() -> None:
     with pytest.raises(ValueError, match=r"the plan is for a picture of \(20, 16\) pixels, not of \(16, 20\)"):
         to_pixels(noise(16, 20), Dynamic().plan(20, 16, 16, 4))
-    with pytest.raises(ValueError, match=r"tiles of several sizes make no one tensor: \[.*\]"):
-        to_pixels(noise(60, 40), Adaptive().plan(60, 40, 16, 4))
+
+
+def test_tiles_of_several_sizes_fill_the_upper_left_of_one_tensor() -> None:
+    image, plan = noise(60, 40), Adaptive().plan(60, 40, 16, 4)
+    pixels = to_pixels(image, plan)
+    assert len({tile.canvas for tile in plan}) > 1
+    for one, tile in zip(pixels, plan, strict=True):
+        width, height = tile.canvas
+        alone = to_pixels(image, replace(plan, tiles=(tile,)))[0]
+        assert alone.shape == (3, height, width) and torch.equal(one[:, :height, :width], alone)
+        assert not one[:, height:].any() and not one[:, :, width:].any()

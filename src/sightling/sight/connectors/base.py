@@ -6,12 +6,15 @@ Legend: ``N`` encoder inputs, ``P`` features an input, ``Q`` visual tokens an in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn as nn
 from torch import Tensor
 
 from sightling.parts import Part
 from sightling.registry import Registry
+from sightling.sight.encoders.tower import Grid
 
 
 class ConnectorOptions(Part, ABC):
@@ -36,11 +39,38 @@ class ConnectorOptions(Part, ABC):
 
 
 class Connector(nn.Module, ABC):
-    """features_NPD on a grid of (rows, columns) to tokens_NQD in the language model's width."""
+    """features_NPD on a grid of (rows, columns) to tokens_NQD in the language model's width.
+
+    Attributes:
+        pads: whether ``forward`` also takes one grid for each input, and looks at no padding.
+    """
+
+    pads: ClassVar[bool] = False
 
     @abstractmethod
-    def forward(self, features_NPD: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, features_NPD: Tensor, grid: Grid) -> Tensor:
         """See the class."""
+
+    def each(self, features_NPD: Tensor, grids: Sequence[Grid], extra: int = 0) -> list[Tensor]:
+        """Tokens_QD of each input, whose features stand first; ``extra`` of them (a kept CLS token) before its grid's.
+
+        Raises:
+            ValueError: another number of grids than inputs.
+        """
+        if len(grids) != len(features_NPD):
+            raise ValueError(f"{len(grids)} grids for {len(features_NPD)} encoder inputs")
+        if len(set(grids)) == 1:
+            return list(self(features_NPD, grids[0]))
+        if self.pads and not extra:
+            return list(self(features_NPD, grids))
+        members: dict[Grid, list[int]] = {}
+        for place, grid in enumerate(grids):
+            members.setdefault(grid, []).append(place)
+        found: dict[int, Tensor] = {}
+        for grid, places in members.items():
+            real_NPD = features_NPD[places, : extra + grid[0] * grid[1]]
+            found |= dict(zip(places, self(real_NPD, grid)))
+        return [found[place] for place in range(len(grids))]
 
 
 CONNECTORS: Registry[type[ConnectorOptions]] = Registry("connector")

@@ -76,6 +76,8 @@ class PerceiverOptions(ConnectorOptions):
 class Idefics2Perceiver(Connector):
     """A gated MLP, then transformers' perceiver; parameters carry the names of Idefics2's ``connector``."""
 
+    pads = True
+
     def __init__(self, in_width: int, out_width: int, options: PerceiverOptions) -> None:
         super().__init__()
         config = Idefics2PerceiverConfig(
@@ -109,6 +111,8 @@ class Idefics2Perceiver(Connector):
 
 class FlamingoPerceiver(Connector):
     """Layers in the features' width, LayerNorm, Linear."""
+
+    pads = True
 
     def __init__(self, in_width: int, out_width: int, options: PerceiverOptions) -> None:
         super().__init__()

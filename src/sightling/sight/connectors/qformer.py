@@ -74,6 +74,8 @@ class QFormerOptions(ConnectorOptions):
 class QFormer(Connector):
     """Queries through the Q-Former, then Linear. It knows no places but those the features bring."""
 
+    pads = True
+
     def __init__(self, in_width: int, out_width: int, options: QFormerOptions) -> None:
         super().__init__()
         self.options = options

@@ -81,6 +81,8 @@ class ResamplerOptions(ConnectorOptions):
 class Resampler(Connector):
     """One cross-attention in the language model's width, then LayerNorm and a matrix."""
 
+    pads = True
+
     def __init__(self, in_width: int, out_width: int, heads: int, options: ResamplerOptions) -> None:
         super().__init__()
         self.options = options

@@ -7,8 +7,8 @@ wrong key is refused by name. A plan is decided before a pixel is decoded.
 from __future__ import annotations
 
 from sightling.sight.tiling.adaptive import Adaptive
-from sightling.sight.tiling.anyres import Anyres
-from sightling.sight.tiling.base import TILINGS, Placement, Plan, Tiling, check_squares
+from sightling.sight.tiling.anyres import Anyres, Unpadded
+from sightling.sight.tiling.base import TILINGS, Placement, Plan, Tiling
 from sightling.sight.tiling.dynamic import Dynamic
 from sightling.sight.tiling.native import Native
 from sightling.sight.tiling.overlapping import Overlapping
@@ -16,5 +16,5 @@ from sightling.sight.tiling.single import Single
 
 __all__ = [
     "TILINGS", "Adaptive", "Anyres", "Dynamic", "Native", "Overlapping", "Placement", "Plan", "Single", "Tiling",
-    "check_squares",
+    "Unpadded",
 ]  # fmt: skip

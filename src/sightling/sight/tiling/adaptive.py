@@ -53,9 +53,13 @@ class Adaptive(Tiling):
         grids = [(count // columns, columns) for count in counts for columns in _divisors(count)]
         return min(grids, key=lambda grid: abs(shape - math.log(grid[1] / grid[0])))
 
-    def beyond_squares(self) -> str:
-        """Inputs of many shapes, and words between them."""
-        return "encoder inputs of each picture's own shape with words between them"
+    def marks(self) -> tuple[str, ...]:
+        """MiniCPM-V's."""
+        return ("<image>", "</image>", "<slice>", "</slice>")
+
+    def within(self, tiles: int, image_size: int) -> Tiling:
+        """So many slices at most; with 1 the overview alone."""
+        return self.model_copy(update={"max_slices": min(tiles, self.max_slices)})
 
 
 def _divisors(count: int) -> list[int]:

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from sightling.errors import UserError
 from sightling.sight.tiling.base import TILINGS, Grid, Placement, Plan, Size, Tiling, windows_of
+from sightling.sight.tiling.single import Single
 
 BLACK = (0, 0, 0)
 
@@ -54,8 +55,8 @@ class Unpadded(Plan):
                 rows, columns = int(rows // ratio), int(columns // ratio)
         return rows, columns
 
-    def count(self, tokens: Callable[[int, int], int]) -> int:
-        """The overview's tokens, the field's, and one that ends each of the field's rows.
+    def runs(self, tokens: Callable[[int, int], int]) -> tuple[int, ...]:
+        """The overview's tokens, the field's, and one that ends each of the field's rows, in one number.
 
         Raises:
             UserError: a tile's tokens are no square field.
@@ -68,7 +69,7 @@ class Unpadded(Plan):
                 f"connector makes {one} from {self.patches[0][0]} x {self.patches[0][1]} patches"
             )
         rows, columns = self.field((side, side))
-        return one + rows * columns + rows
+        return (one + rows * columns + rows,)
 
 
 @TILINGS.register("anyres")
@@ -96,18 +97,20 @@ class Anyres(Tiling):
             raise ValueError("limit shrinks the field that unpad: true makes; without it there is none")
         return self
 
-    def _best(self, width: int, height: int, image_size: int) -> Grid:
-        shapes = self.shapes
-        if isinstance(shapes, int):
-            shapes = tuple((rows, columns) for rows in range(1, shapes + 1) for columns in range(1, shapes + 1))
+    def listed(self) -> tuple[Grid, ...]:
+        """All shapes, (rows, columns), in the order in which the first of equals is taken."""
+        if not isinstance(self.shapes, int):
+            return self.shapes
+        return tuple((rows, columns) for rows in range(1, self.shapes + 1) for columns in range(1, self.shapes + 1))
 
+    def _best(self, width: int, height: int, image_size: int) -> Grid:
         def merit(grid: Grid) -> tuple[int, int]:
             wide, high = grid[1] * image_size, grid[0] * image_size
             scale = min(wide / width, high / height)
             shown = min(int(width * scale) * int(height * scale), width * height)
             return shown, shown - wide * high
 
-        return max(shapes, key=merit)
+        return max(self.listed(), key=merit)
 
     def arrange(self, width: int, height: int, image_size: int, patch_size: int) -> Plan:
         """The overview, then the grid's tiles row by row."""
@@ -122,10 +125,18 @@ class Anyres(Tiling):
             return Unpadded(tiles, picture, canvas, grid, patch_size, 0, BLACK, limit=self.limit)
         return Plan(tiles, picture, canvas, grid, patch_size, 0, BLACK)
 
-    def beyond_squares(self) -> str:
-        """A field of several tiles' tokens with learned ends of rows, if ``unpad``."""
-        return "tokens of several tiles joined in rows with learned ends" if self.unpad else ""
+    @property
+    def ends_rows(self) -> bool:
+        """With ``unpad``."""
+        return self.unpad
 
+    def within(self, tiles: int, image_size: int) -> Tiling:
+        """The shapes of so many tiles; where there is none, the overview alone."""
+        listed = self.listed()
+        few = tuple(shape for shape in listed if shape[0] * shape[1] <= tiles)
+        if len(few) == len(listed):
+            return self
+        return self.model_copy(update={"shapes": few}) if few and tiles > 1 else Single()
 
 def _within(picture: Size, canvas: Size) -> Size:
     """The picture's size where it fills one direction of the canvas; the other side is rounded up."""

@@ -95,15 +95,32 @@ class Plan(Sequence[Placement]):
         corners = [(left - cell.offset[0], top - cell.offset[1], cell.canvas) for cell in self.cells]
         return tuple((x, y, x + width, y + height) for x, y, (width, height) in corners)
 
+    def runs(self, tokens: Callable[[int, int], int]) -> tuple[int, ...]:
+        """Visual tokens that follow each other, one number a tile, or one for all where they become one field."""
+        return tuple(tokens(*grid) for grid in self.patches)
+
+    def pieces(self, tokens: Callable[[int, int], int]) -> tuple[int | str, ...]:
+        """The picture in the sequence: numbers of visual tokens, and the words around them, in order.
+
+        ``tokens`` says how many a grid (rows, columns) of patches makes.
+        """
+        runs = self.runs(tokens)
+        if not self.between:
+            return (sum(runs),)
+        found: list[int | str] = [*self.between[0]]
+        for run, words in zip(runs, self.between[1:], strict=True):
+            found += [run, *words]
+        return tuple(found)
+
     def count(self, tokens: Callable[[int, int], int]) -> int:
         """Tokens of the whole picture, where ``tokens`` says how many a grid (rows, columns) of patches makes."""
-        return sum(tokens(*grid) for grid in self.patches) + sum(map(len, self.between))
+        return sum(self.runs(tokens)) + sum(map(len, self.between))
 
 
 class Tiling(Part):
     """A scheme with its options; subclasses register in :data:`TILINGS`."""
 
-    def plan(self, width: int, height: int, image_size: int, patch_size: int = 1) -> Plan:
+    def plan(self, width: int, height: int, image_size: int, patch_size: int = 1, tiles: int | None = None) -> Plan:
         """The encoder inputs, in order, for a picture of ``width`` x ``height`` pixels.
 
         Args:
@@ -111,38 +128,42 @@ class Tiling(Part):
             height: the picture's, in pixels.
             image_size: side of the encoder's square input in pixels.
             patch_size: side of the encoder's patches in pixels; left out, grids count pixels.
+            tiles: this picture's budget, see :meth:`within`; left out, the scheme's own.
 
         Raises:
-            UserError: a picture without pixels, or one that this scheme cannot take.
+            UserError: a picture without pixels, one that this scheme cannot take, or a budget below 1.
         """
         if min(width, height) < 1:
             raise UserError(f"a picture of {width} x {height} pixels cannot be tiled; each side needs at least 1")
-        return self.arrange(width, height, image_size, patch_size)
+        scheme = self
+        if tiles is not None:
+            if tiles < 1:
+                raise UserError(f"a budget of {tiles} tiles is too few; a picture needs at least 1")
+            scheme = self.within(tiles, image_size)
+        return scheme.arrange(width, height, image_size, patch_size)
+
+    def within(self, tiles: int, image_size: int) -> Tiling:
+        """This scheme for a picture that may cost no more than so many tiles, an overview beside them not counted.
+
+        A video's frames and the many pictures of one prompt get less each than a picture alone.
+        """
+        return self
 
     @abstractmethod
     def arrange(self, width: int, height: int, image_size: int, patch_size: int) -> Plan:
         """What :meth:`plan` returns, for sides of at least 1."""
 
-    def beyond_squares(self) -> str:
-        """What a model must be able to do beyond encoding squares of one size, for an error; empty for nothing."""
-        return ""
+    def marks(self) -> tuple[str, ...]:
+        """The control tokens among the words that plans put between tiles."""
+        return ()
+
+    @property
+    def ends_rows(self) -> bool:
+        """Whether plans join their tiles' tokens to one field whose rows a learned token ends."""
+        return False
 
 
 TILINGS: Registry[type[Tiling]] = Registry("tiling scheme")
-
-
-def check_squares(scheme: Tiling, where: str) -> None:
-    """Refuse a scheme that needs more of a model than to encode squares of one size, tile after tile.
-
-    Raises:
-        UserError: what the scheme needs, and which schemes need no more.
-    """
-    needed = scheme.beyond_squares()
-    if needed:
-        raise UserError(
-            f"{where}: this scheme needs {needed}, which the model cannot do; "
-            "it takes single, dynamic, overlapping, and anyres with unpad: false"
-        )
 
 
 def windows_of(

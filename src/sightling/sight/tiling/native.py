@@ -67,6 +67,7 @@ class Native(Tiling):
             wide, high = min(wide, longest), min(high, longest)
         return wide, high
 
-    def beyond_squares(self) -> str:
-        """Inputs of many shapes."""
-        return "encoder inputs of each picture's own shape"
+    def within(self, tiles: int, image_size: int) -> Tiling:
+        """The pixels of so many squares of the encoder's size at most."""
+        most = min(self.max_pixels, tiles * image_size * image_size)
+        return self.model_copy(update={"max_pixels": most, "min_pixels": min(self.min_pixels, most)})

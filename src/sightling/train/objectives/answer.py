@@ -10,7 +10,6 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -18,6 +17,7 @@ from torch.utils.data import Dataset
 from sightling.data.augment import Augment
 from sightling.data.sample import Picture, Sample
 from sightling.data.sources import SOURCES, Source
+from sightling.model.inputs import Inputs
 from sightling.model.modeling import IGNORED
 from sightling.model.processor import Encoded, VisionLanguageProcessor
 from sightling.parts import Part
@@ -25,6 +25,10 @@ from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
 from sightling.train.packing import Document, can_share, check_length, collate_rows, document, fill_rows
 
 TENSORS = ("input_ids", "labels", "position_ids", "document_ids", "branch_ids")
+PIXELS = ("pixel_values", "image_sizes")
+
+Item = tuple[Document, Inputs | None]
+"""A document, and what the model is given of its pictures."""
 
 
 class AnswerOptions(Part):
@@ -48,21 +52,21 @@ class Groups(Dataset[Any]):
         self.processor = processor
         self.options = options
 
-    def __getitem__(self, index: int) -> list[tuple[Document, Tensor | None]]:
+    def __getitem__(self, index: int) -> list[Item]:
         samples = list(self.source.group(index))
         if self.options.augment != Augment():
             samples = augmented(samples, self.options.augment)
         encoded = [self.processor.encode(sample) for sample in samples]
-        known: dict[int, Tensor] = {}
-        items: list[tuple[Document, Tensor | None]] = []
+        known: dict[int, Inputs] = {}
+        items: list[Item] = []
         for group in _together(encoded, self.options.share, self.options.max_length):
             whole = document(group)
             check_length(len(whole), self.options.max_length, f"a sample of group {index}")
             for picture in whole.pictures:
                 if id(picture) not in known:
-                    known[id(picture)] = self.processor.pixels(picture)
-            tiles = [known[id(picture)] for picture in whole.pictures]
-            items.append((whole.without_pictures(), torch.cat(tiles) if tiles else None))
+                    known[id(picture)] = self.processor.inputs(picture)
+            shown = [known[id(picture)] for picture in whole.pictures]
+            items.append((whole.without_pictures(), Inputs.join(shown) if shown else None))
         return items
 
 
@@ -129,16 +133,16 @@ class Answer(Objective):
         kind = FiniteGroups if len(source) else Groups
         return kind(source, self.processor, self.options)
 
-    def collate(self, items: list[list[tuple[Document, Tensor | None]]]) -> Batch:
-        """Documents packed into rows, pixels in the order of the rows' placeholders."""
+    def collate(self, items: list[list[Item]]) -> Batch:
+        """Documents packed into rows, pictures in the order of the rows' placeholders."""
         documents = [part for item in items for part in item]
-        pixels: list[Tensor] = []
+        pictures: list[Inputs] = []
         lengths = [len(part) for part, _ in documents]
         rows = fill_rows(lengths, self.options.max_length) if self.options.pack else [[i] for i in range(len(lengths))]
         batch: Batch = collate_rows([part for part, _ in documents], rows, self.processor.pad_token_id)
         for row in rows:
-            pixels += [own for index in row if (own := documents[index][1]) is not None]
-        batch["pixel_values"] = torch.cat(pixels) if pixels else None
+            pictures += [own for index in row if (own := documents[index][1]) is not None]
+        batch |= Inputs.join(pictures).tensors() if pictures else dict.fromkeys(PIXELS)
         batch["samples"] = sum(part.samples for part, _ in documents)
         return batch
 
@@ -149,7 +153,8 @@ class Answer(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed cross-entropy, and ``accuracy``: supervised tokens that argmax gets right."""
         tensors = {name: batch[name] for name in TENSORS}
-        loss, hits = model.supervised_loss(**tensors, pixel_values=batch["pixel_values"])  # type: ignore[operator]
+        shown = {name: batch[name] for name in PIXELS}
+        loss, hits = model.supervised_loss(**tensors, **shown)  # type: ignore[operator]
         return loss, {"accuracy": hits}
 
     def tokens(self, batch: Batch) -> tuple[int, int]:
