@@ -77,6 +77,7 @@ def check_recipe(recipe: Recipe) -> dict[str, CheckedStage | StageStep]:
             told = dict(stage.objective)
             objective = OBJECTIVES.get(told.pop("type"), where=f"{where}.objective.type")
             options = validate(objective.Options, told, f"{where}.objective")
+            objective.check_model(recipe.model, f"{where}.objective")
             checked[name] = CheckedStage(objective, options, make(objective.sources, stage.data, f"{where}.data"))
     return checked
 

@@ -14,6 +14,7 @@ and ``data``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch.nn as nn
@@ -48,6 +49,15 @@ class Objective(ABC):
         self.options: Any = options
         self.data: Any = data
         self.seed = seed
+
+    @classmethod
+    def check_model(cls, section: Mapping[str, Any], where: str) -> None:
+        """Look at a recipe's ``model`` section, told as ``where``, before anything runs.
+
+        Raises:
+            UserError: a model that this objective cannot teach.
+        """
+        return
 
     @abstractmethod
     def dataset(self) -> Dataset[Any]:
