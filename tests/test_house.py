@@ -19,7 +19,7 @@ SRC = ROOT / "src" / "sightling"
 LAYERS = ("world", "data", "sight", "model", "train", "decode", "evaluate", "align", "interop", "serve", "cli")
 """From the ground up: a package imports only from those before it, and from itself."""
 
-FLOOR = ("errors", "registry", "parts")
+FLOOR = ("errors", "registry", "parts", "foreign")
 """Single files below every package."""
 
 PUBLIC = sightling._HOMES

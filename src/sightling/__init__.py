@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sightling.decode.generate import generate
     from sightling.decode.session import Session
     from sightling.errors import UserError
+    from sightling.interop.writing import save
     from sightling.loading import load
     from sightling.model.config import VisionLanguageConfig
     from sightling.model.modeling import VisionLanguageModel
@@ -36,6 +37,7 @@ _HOMES = {
     "generate": "sightling.decode.generate",
     "load": "sightling.loading",
     "question": "sightling.data.sample",
+    "save": "sightling.interop.writing",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "generate",
     "load",
     "question",
+    "save",
 ]
 
 

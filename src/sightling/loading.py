@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, __version__
 from transformers.utils import logging
 
 from sightling.errors import UserError, nearest
+from sightling.foreign import layout_of, reader
 from sightling.model import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -32,7 +33,8 @@ def load(
     """A model and its processor, ready to answer.
 
     Args:
-        path: a model's folder, or a run's (then its ``model/``). Nothing is downloaded.
+        path: a model's folder, or a run's (then its ``model/``); also one in a foreign layout that is known
+            (:mod:`sightling.interop`). Nothing is downloaded.
         device: where to; without it an accelerator where there is one, else the CPU.
         dtype: "float32", "bfloat16", "float16" or a torch dtype; without it, as it was saved.
 
@@ -42,6 +44,11 @@ def load(
     """
     folder = find_model(Path(path))
     place, precision = _device(device), _dtype(dtype)
+    layout = layout_of(folder)
+    if layout is not None:
+        with quiet():
+            model, processor = reader(layout).load(folder, precision)
+        return model.to(place).eval(), processor
     _check_files(folder)
     config, processor = _described(folder)
     with quiet():
@@ -56,6 +63,11 @@ def load_processor(path: str | os.PathLike[str]) -> VisionLanguageProcessor:
         UserError: what :func:`load` refuses, except for what is wrong in the weights.
     """
     folder = find_model(Path(path))
+    layout = layout_of(folder)
+    if layout is not None:
+        with quiet():
+            processor: VisionLanguageProcessor = reader(layout).load_processor(folder)
+        return processor
     _check_files(folder)
     return _described(folder)[1]
 

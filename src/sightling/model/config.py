@@ -22,6 +22,7 @@ class VisionLanguageConfig(PreTrainedConfig):
         connector: ``{"type": name, ...}`` of a registered connector.
         tiling: ``{"type": name, ...}`` of a registered tiling scheme.
         image_token_id: the placeholder that a visual token replaces.
+        origin: for a model read from a foreign layout, what its files said beside; it is written back with it.
     """
 
     model_type = "sightling"
@@ -33,6 +34,7 @@ class VisionLanguageConfig(PreTrainedConfig):
     connector: dict | None = None
     tiling: dict | None = None
     image_token_id: int = 0
+    origin: dict | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

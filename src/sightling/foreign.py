@@ -1,0 +1,34 @@
+"""Which file of :mod:`sightling.interop` reads a folder that another project wrote: names only, nothing is imported.
+
+The model's own ``from_pretrained`` and :func:`sightling.load` ask here, and import a layout's file when a folder of
+that layout is opened; so the model stands on no layout.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+LAYOUTS: dict[str, str] = {
+    "llava": "llava",
+}
+"""transformers' ``model_type`` of a checkpoint, and the file of ``sightling.interop`` that knows its layout."""
+
+
+def layout_of(folder: Any) -> str | None:
+    """The layout that a folder is written in; ``None`` for one of our own, or none that is known.
+
+    What is wrong with a folder is told by whoever reads it.
+    """
+    try:
+        told = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        return LAYOUTS.get(told.get("model_type"))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def reader(layout: str) -> Any:
+    """What reads folders of that layout: :class:`sightling.interop.reading.Reader`."""
+    return import_module("sightling.interop.reading").Reader(layout)
