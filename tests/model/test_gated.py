@@ -237,8 +237,8 @@ def test_branches_and_documents_of_a_row_look_at_their_own_pictures() -> None:
     documents = torch.tensor([[0, 0, 0, 0, 0, 0, 1, 1, 1, 1, -1]])
     branches = torch.tensor([[0, 0, 0, 1, 2, 2, 0, 0, 0, 0, 0]])
     positions = torch.tensor([[0, 1, 2, 3, 3, 4, 0, 1, 2, 3, 0]])
-    told = {"documents": (documents, branches), "position_ids_BT": positions, "lengths": [1, 10, 100]}
-    tokens = torch.zeros(111, 2)
+    told = {"documents": (documents, branches), "position_ids_BT": positions}
+    tokens = [*torch.zeros(111, 2).split([1, 10, 100])]
     every = seen(look(here, tokens, last=False, **told))
     assert every.tolist() == [[0, 1, 1, 1, 1, 1, 10, 10, 110, 110, 0]]
     latest = seen(look(here, tokens, last=True, **told))
@@ -251,8 +251,9 @@ def test_the_last_picture_is_that_of_a_tokens_own_path() -> None:
     branches = torch.tensor([[0, 1, 1, 2, 2, 2, 2]])
     positions = torch.tensor([[0, 1, 2, 1, 2, 3, 4]])
     documents = torch.zeros_like(branches)
-    told = {"position_ids_BT": positions, "lengths": [1, 10, 100]}
-    found = seen(look(here, torch.zeros(111, 2), last=True, documents=(documents, branches), **told))
+    told = {"position_ids_BT": positions}
+    tokens = [*torch.zeros(111, 2).split([1, 10, 100])]
+    found = seen(look(here, tokens, last=True, documents=(documents, branches), **told))
     assert found.tolist() == [[1, 11, 11, 1, 1, 100, 100]]
     parents = [-1, 0, 1, 0, 3, 4, 5]
     mask = torch.full((1, 1, 7, 7), torch.finfo(torch.float32).min)
@@ -260,8 +261,8 @@ def test_the_last_picture_is_that_of_a_tokens_own_path() -> None:
         node = token
         while node >= 0:
             mask[0, 0, token, node], node = 0, parents[node]
-    assert torch.equal(seen(look(here, torch.zeros(111, 2), last=True, attention_mask=mask, **told)), found)
-    assert torch.equal(seen(look(here, torch.zeros(111, 2), last=True, attention_mask=mask == 0, **told)), found)
+    assert torch.equal(seen(look(here, tokens, last=True, attention_mask=mask, **told)), found)
+    assert torch.equal(seen(look(here, tokens, last=True, attention_mask=mask == 0, **told)), found)
 
 
 @pytest.mark.parametrize(
@@ -270,12 +271,11 @@ def test_the_last_picture_is_that_of_a_tokens_own_path() -> None:
         (None, {}, "2 image placeholders in the text, but no picture was given"),
         (visual(3), {}, "2 image placeholders in the text, but 3 pictures"),
         (visual(1)[0], {}, "2 image placeholders in the text, but 5 visual tokens"),
-        (visual(2), {"lengths": [3]}, "2 image placeholders in the text, but 1 pictures"),
-        (visual(2), {"lengths": [3, 4]}, "pictures of 7 visual tokens together, but 10 were given"),
+        ([*visual(1)], {}, "2 image placeholders in the text, but 1 pictures"),
         (visual(2), {"attention_mask": {"sliding_attention": None}}, "do not say which pictures are seen"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(features: Tensor | None, told: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_together_is_refused(features: Any, told: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         look(torch.tensor(ROWS[:1]) == IMAGE, features, last=True, **told)
 
@@ -289,8 +289,8 @@ def test_text_alone_is_not_looked_at() -> None:
 @pytest.mark.parametrize(
     "told, message",
     [
-        ({"layers": (0, 4)}, "layers names 4, but the language model's layers are counted from 0 to 3"),
-        ({"every": 5}, "every is 5, but the language model has 4 layers"),
+        ({"layers": (0, 4)}, "connector.layers names 4, but the language model's layers are counted from 0 to 3"),
+        ({"every": 5}, "connector.every is 5, but the language model has only 4 layers"),
         ({"every": 1, "heads": 4, "kv_heads": 3}, "4 heads are not divisible by 3 kv_heads"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from sightling.model.looking import PictureLayer
 from sightling.model.modeling import VisionLanguageModel
 
 SPARE = 64
@@ -69,7 +70,7 @@ def new_cache(model: VisionLanguageModel) -> DynamicCache:
 
 def is_plain(cache: DynamicCache) -> bool:
     """Whether every layer keeps every token: then padding may lie between tokens, and the end be taken back."""
-    return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
+    return all(isinstance(layer, RoomyLayer | PictureLayer) for layer in cache.layers)
 
 
 def take_back(cache: DynamicCache, tokens: int) -> None:

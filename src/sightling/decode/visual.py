@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 from sightling.data.sample import Picture
@@ -38,7 +37,6 @@ def encode_pictures(
     return found
 
 
-def in_row_order(features: Iterable[Tensor]) -> Tensor | None:
-    """Visual tokens of several pictures, in order, as one tensor_VD; None for no picture."""
-    flat = list(features)
-    return torch.cat(flat) if flat else None
+def in_row_order(features: Iterable[Tensor]) -> list[Tensor] | None:
+    """Visual tokens_VD of each of several pictures, in order, as the model takes them; None for no picture."""
+    return list(features) or None

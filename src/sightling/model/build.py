@@ -12,15 +12,16 @@ from transformers import PreTrainedConfig
 
 from sightling.errors import UserError, nearest
 from sightling.model.config import VisionLanguageConfig
+from sightling.model.gated import GatedLayers
 from sightling.model.image_processor import VisionLanguageImageProcessor
 from sightling.model.language import language_config, load_language_model
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.pretrained import load_config, load_preprocessing, load_tokenizer, load_weights
 from sightling.model.processor import VisionLanguageProcessor
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.model.vocabulary import add_control_tokens, fit_rows, rounded
 from sightling.parts import Part, make, validate
-from sightling.sight.connectors import CONNECTORS
+from sightling.sight.connectors import CONNECTORS, CrossAttentionOptions
 from sightling.sight.encoders import STATISTICS, TOWERS, EncoderOptions, Statistics, check_usage, tower_config
 from sightling.sight.preprocess import RESAMPLE
 from sightling.sight.tiling import TILINGS
@@ -61,8 +62,13 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
     """
     section = validate(ModelSection, told, where)
     TEMPLATES.get(section.template, where=f"{where}.template")
-    make(TILINGS, section.tiling, f"{where}.tiling")
+    tiling = make(TILINGS, section.tiling, f"{where}.tiling")
     connector = make(CONNECTORS, section.connector, f"{where}.connector")
+    if connector.beside and tiling.ends_rows:
+        raise UserError(
+            f"{where}.tiling: this scheme lays tokens in the text as one field with ends of rows, and the connector's "
+            "stand beside the text; set unpad: false, or choose dynamic, overlapping or native"
+        )
     if connector.reads_text:
         raise UserError(
             f"{where}.connector.instruction cannot be set: a picture is encoded once for all that is asked about it, "
@@ -82,6 +88,8 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
         with torch.device("meta"):
             # Whatever a connector refuses of these widths, it refuses now; nothing is allocated.
             connector.build(text.hidden_size, text.hidden_size)
+            if isinstance(connector, CrossAttentionOptions):
+                GatedLayers(connector, text)
     for key in section.tokenizer:
         if key != "pretrained":
             raise UserError(f"{where}.tokenizer has no key {key!r}; {nearest(key, ('pretrained',))}")

@@ -14,7 +14,7 @@ key-value heads, ``W`` head width, ``D`` the language model's width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.mllama.modeling_mllama import MllamaTextMLP, MllamaTextRMSNorm
 
 from sightling.errors import UserError
-from sightling.model.looking import Looking
+from sightling.model.looking import Looking, look
 from sightling.sight.connectors.cross_attention import CrossAttentionOptions
 
 NAME = "sightling_looking"
@@ -170,8 +170,47 @@ class GatedLayers(nn.Module):
 
     def __init__(self, options: CrossAttentionOptions, config: PreTrainedConfig) -> None:
         super().__init__()
+        self.options = options
         self.places = options.places(config.num_hidden_layers)
         self.layers = nn.ModuleList(GatedLayer(number, options, config) for number in range(len(self.places)))
+
+    def decode(
+        self,
+        language_model: PreTrainedModel,
+        embeddings_BTD: Tensor,
+        here_BT: Tensor,
+        features: Tensor | Sequence[Tensor] | None,
+        *,
+        documents: tuple[Tensor, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """What the language model's decoder returns for embeddings_BTD, with pictures beside them.
+
+        Args:
+            language_model: the one that these layers are attached to.
+            embeddings_BTD: of all tokens, placeholders too.
+            here_BT: where placeholders stand.
+            features: visual tokens, as :func:`~sightling.model.looking.look` takes them.
+            documents: document_ids_BT and branch_ids_BT of packed rows.
+            **kwargs: for the decoder, in transformers' names.
+
+        Raises:
+            ValueError: placeholders and pictures differ in number; both numbers are given.
+        """
+        cache = kwargs.get("past_key_values")
+        if features is not None and not isinstance(features, Tensor):
+            features = [tokens_QD.to(embeddings_BTD.dtype) for tokens_QD in features]
+        elif features is not None:
+            features = features.to(embeddings_BTD.dtype)
+        looking = look(
+            here_BT, features, last=self.options.sees == "last", position_ids_BT=kwargs.get("position_ids"),
+            attention_mask=kwargs.get("attention_mask"), documents=documents, cache=cache,
+        )  # fmt: skip
+        named = {} if looking is None else {NAME: looking}
+        output = language_model.get_decoder()(inputs_embeds=embeddings_BTD, **named, **kwargs)
+        if looking is not None:
+            looking.close(cache if cache is not None else output.past_key_values, len(self.layers))
+        return output
 
     def attach(self, language_model: PreTrainedModel) -> None:
         """Let the gated layers run before the language model's layers of :attr:`places`; its parameters stay as named.

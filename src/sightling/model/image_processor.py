@@ -72,21 +72,18 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         return self._scheme.plan(width, height, self.image_size, self.patch_size, tiles)
 
     def pieces(self, width: int, height: int, tiles: int | None = None) -> tuple[int | str, ...]:
-        """A picture in the sequence: numbers of visual tokens, and words around them, in order.
+        """A picture in the sequence: numbers of placeholders, and words around them, in order.
 
         Arithmetic only, no pixel is decoded.
         """
         key = (width, height, tiles)
         if key not in self._known:
-            self._known[key] = self.plan(*key).pieces(self._tokens)
+            self._known[key] = self._connector.pieces(self.plan(*key), self.extra_features)
         return self._known[key]
 
     def count(self, width: int, height: int, tiles: int | None = None) -> int:
-        """Visual tokens for a picture of that size; words between them are not counted."""
+        """Placeholders of a picture of that size, one a visual token in the sequence; words between are not counted."""
         return sum(piece for piece in self.pieces(width, height, tiles) if isinstance(piece, int))
-
-    def _tokens(self, rows: int, columns: int) -> int:
-        return self._connector.tokens(rows, columns, self.extra_features)
 
     def pixels(self, image: Image.Image, tiles: int | None = None) -> Tensor:
         """``uint8`` pixels_NCHW of one RGB picture; smaller inputs fill the upper left of their places."""

@@ -190,26 +190,25 @@ def picture_layer(cache: Cache | None) -> PictureLayer | None:
 
 def look(
     here_BT: Tensor,
-    features: Tensor | None,
+    features: Tensor | Sequence[Tensor] | None,
     *,
     last: bool,
     position_ids_BT: Tensor | None = None,
     attention_mask: Any = None,
     documents: tuple[Tensor, Tensor] | None = None,
-    lengths: Sequence[int] | None = None,
     cache: Cache | None = None,
 ) -> Looking | None:
     """What this pass's tokens look at; None where no row has a picture.
 
     Args:
         here_BT: where placeholders stand.
-        features: visual tokens of the pictures in row order, as tokens_NQD or flat.
+        features: visual tokens of the pictures in row order: tokens_NQD, flat where each picture has as many, or
+            tokens_QD of each.
         last: whether a token looks at the last picture only.
         position_ids_BT: positions; left out, tokens are counted, with those in the cache.
         attention_mask: what the language model gets; a mask_B1TK (or one a kind of layer) also says who sees whose
             placeholder.
         documents: document_ids_BT and branch_ids_BT of packed rows, which say it in its place.
-        lengths: how many visual tokens each picture has; left out, all have as many.
         cache: the language model's, which holds what was seen before.
 
     Raises:
@@ -220,7 +219,7 @@ def look(
     if held is not None:
         held.forget_from(past)
     count = int(here_BT.sum())
-    tokens_UD, sizes = _flat(features, count, lengths)
+    tokens_UD, sizes = _flat(features, count)
     known = held is not None and held.told_BM3 is not None
     if not count and not known:
         return None
@@ -252,24 +251,21 @@ def look(
     )  # fmt: skip
 
 
-def _flat(features: Tensor | None, count: int, lengths: Sequence[int] | None) -> tuple[Tensor | None, list[int]]:
+def _flat(features: Tensor | Sequence[Tensor] | None, count: int) -> tuple[Tensor | None, list[int]]:
     """(tokens_UD, how many of them each of ``count`` pictures has)."""
     if features is None:
         if count:
             raise ValueError(f"{count} image placeholders in the text, but no picture was given")
         return None, []
+    one_by_one = not isinstance(features, Tensor) or (features.dim() == 3 and len(features) > 1)
+    if one_by_one and len(features) != count:
+        raise ValueError(f"{count} image placeholders in the text, but {len(features)} pictures")
+    if not isinstance(features, Tensor):
+        return torch.cat(list(features)), [len(tokens_QD) for tokens_QD in features]
     tokens_UD = features.reshape(-1, features.shape[-1])
-    if lengths is None:
-        pictures = len(features) if features.dim() == 3 and len(features) > 1 else count
-        if pictures != count or not count or len(tokens_UD) % count:
-            told = f"{pictures} pictures" if pictures != count else f"{len(tokens_UD)} visual tokens"
-            raise ValueError(f"{count} image placeholders in the text, but {told}")
-        return tokens_UD, [len(tokens_UD) // count] * count
-    if len(lengths) != count:
-        raise ValueError(f"{count} image placeholders in the text, but {len(lengths)} pictures")
-    if sum(lengths) != len(tokens_UD):
-        raise ValueError(f"pictures of {sum(lengths)} visual tokens together, but {len(tokens_UD)} were given")
-    return tokens_UD, list(lengths)
+    if not count or len(tokens_UD) % count:
+        raise ValueError(f"{count} image placeholders in the text, but {len(tokens_UD)} visual tokens")
+    return tokens_UD, [len(tokens_UD) // count] * count
 
 
 def _positions(here_BT: Tensor, position_ids_BT: Tensor | None, past: int) -> Tensor:

@@ -10,8 +10,10 @@ by name: ``encoder``, ``connector``, ``language_model``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +24,14 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from sightling.errors import UserError, nearest
+from sightling.foreign import layout_of, reader
 from sightling.model.config import VisionLanguageConfig
+from sightling.model.gated import GatedLayers
 from sightling.model.mask import tree_mask
 from sightling.model.pretrained import check_keys, readable
 from sightling.model.tree import NO_MASK, Layout, attending, layout_for
 from sightling.model.vision import PICTURES, SeesPictures
+from sightling.sight.connectors import CrossAttention
 from sightling.sight.encoders import Encoder
 
 IGNORED = -100
@@ -45,7 +50,7 @@ class VisionLanguageOutput(ModelOutput):
     past_key_values: Any = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-    image_features: Tensor | None = None
+    image_features: Tensor | Sequence[Tensor] | None = None
 
 
 class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
@@ -85,6 +90,10 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
         width = self.language_model.get_input_embeddings().embedding_dim
         self.connector = config.connector_options().build(self.encoder.width, width)
         self.tiling = config.tiling_scheme()
+        if isinstance(self.connector, CrossAttention):
+            gated = GatedLayers(self.connector.options, self.language_model.config)
+            gated.attach(self.language_model)
+            self.connector.gated = gated
         if self.tiling.ends_rows:
             # It trains with the connector: what stands between encoder and language model is one part.
             self.connector.row_end = nn.Parameter(torch.randn(width) * width**-0.5)
@@ -128,21 +137,29 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
         self,
         input_ids_BT: Tensor,
         *,
-        image_features_NQD: Tensor | None,
+        image_features_NQD: Tensor | Sequence[Tensor] | None,
         attention_mask: Any = None,
         position_ids_BT: Tensor | None = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
+        documents: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The language model's last hidden states for text and visual tokens together."""
-        return self.get_decoder()(
-            inputs_embeds=self.embed(input_ids_BT, image_features_NQD),
-            attention_mask=attention_mask,
-            position_ids=position_ids_BT,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **kwargs,
+        """The language model's last hidden states for text and visual tokens together.
+
+        ``documents`` are the document_ids_BT and branch_ids_BT of packed rows; only pictures beside the text need
+        them, what stands in the text is kept apart by the mask.
+        """
+        told = {
+            "attention_mask": attention_mask, "position_ids": position_ids_BT, "past_key_values": past_key_values,
+            "use_cache": use_cache, **kwargs,
+        }  # fmt: skip
+        if self.gated is None:
+            return self.get_decoder()(inputs_embeds=self.embed(input_ids_BT, image_features_NQD), **told)
+        embeddings_BTD = self.get_input_embeddings()(input_ids_BT)
+        here_BT = input_ids_BT == self.config.image_token_id
+        return self.gated.decode(
+            self.language_model, embeddings_BTD, here_BT, image_features_NQD, documents=documents, **told
         )
 
     def packed_mask(self, document_ids_BT: Tensor, branch_ids_BT: Tensor, position_ids_BT: Tensor) -> Any:
@@ -189,7 +206,7 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
     def packed_states(
         self,
         input_ids_BT: Tensor,
-        image_features_NQD: Tensor | None,
+        image_features_NQD: Tensor | Sequence[Tensor] | None,
         *,
         position_ids_BT: Tensor,
         document_ids_BT: Tensor,
@@ -207,7 +224,7 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
         with attending(self.language_model.config) if layout else nullcontext():
             return self.decode(
                 input_ids_BT, image_features_NQD=image_features_NQD, position_ids_BT=position_ids_BT,
-                use_cache=False, **told,
+                use_cache=False, documents=(document_ids_BT, branch_ids_BT), **told,
             ).last_hidden_state  # fmt: skip
 
     def supervised_loss(
@@ -220,7 +237,7 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
         branch_ids: Tensor,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
-        image_features: Tensor | None = None,
+        image_features: Tensor | Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The summed cross-entropy over supervised positions of packed rows, and how many were right.
 
@@ -254,7 +271,7 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
-        image_features: Tensor | None = None,
+        image_features: Tensor | Sequence[Tensor] | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         labels: Tensor | None = None,
@@ -311,7 +328,7 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
-        image_features: Tensor | None = None,
+        image_features: Tensor | Sequence[Tensor] | None = None,
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
@@ -337,11 +354,14 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load strictly: a missing, extra or misshapen key is refused by its name.
+        """Load strictly: a missing, extra or misshapen key is refused by its name. A known foreign layout is read.
 
         Raises:
             UserError: the weights do not fit the configuration.
         """
+        foreign = layout_of(path)
+        if foreign is not None:
+            return reader(foreign).load_model(Path(path), *args, **kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         # Mismatched shapes are collected instead of raised, so that all three kinds are told alike.
         told = {**kwargs, "ignore_mismatched_sizes": True, "use_safetensors": True, "output_loading_info": True}

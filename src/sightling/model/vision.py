@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sightling.model.gated import GatedLayers
 from sightling.model.inputs import OWN, Inputs
 from sightling.sight.encoders import Encoder, Grid
 from sightling.sight.joining import join
@@ -35,6 +36,11 @@ class SeesPictures:
         def get_input_embeddings(self) -> Any:
             """The language model's token embeddings."""
 
+    @property
+    def gated(self) -> GatedLayers | None:
+        """The layers that look at pictures beside the text; None where pictures stand in the text."""
+        return getattr(self.connector, "gated", None)
+
     def plans(self, image_sizes_I3: Tensor) -> list[Plan]:
         """How each picture was cut, from its (height, width, budget in tiles or 0); without a third column, no budget.
 
@@ -49,8 +55,12 @@ class SeesPictures:
             for height, width, *budget in image_sizes_I3.tolist()
         ]
 
-    def get_image_features(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Tensor:
+    def get_image_features(
+        self, pixel_values: Tensor, image_sizes: Tensor | None = None
+    ) -> Tensor | Sequence[Tensor]:
         """Visual tokens of encoder inputs: pixels_NCHW to tokens_NQD, or tokens_VD where they are not all alike.
+
+        Where they stand beside the text, tokens_IVD of the pictures, or tokens_VD of each where they are not all alike.
 
         Args:
             pixel_values: the encoder inputs of all pictures.
@@ -67,6 +77,9 @@ class SeesPictures:
             return self.connector(self.encoder(pixel_values), grid)
         plans = self.plans(image_sizes)
         tokens = self._tile_tokens(pixel_values, [grid for plan in plans for grid in plan.patches])
+        if self.gated is not None:
+            pictures = self._joined(tokens, plans)
+            return torch.stack(pictures) if len({len(one) for one in pictures}) == 1 else pictures
         if self.tiling.ends_rows or len({len(one) for one in tokens}) > 1:
             return torch.cat(self._joined(tokens, plans))
         return torch.stack(tokens)
@@ -101,7 +114,7 @@ class SeesPictures:
             start += len(plan)
         return found
 
-    def embed(self, input_ids_BT: Tensor, image_features_NQD: Tensor | None) -> Tensor:
+    def embed(self, input_ids_BT: Tensor, image_features_NQD: Tensor | Sequence[Tensor] | None) -> Tensor:
         """Token embeddings_BTD with visual tokens in the place of their placeholders, in row order.
 
         Raises:
@@ -114,20 +127,22 @@ class SeesPictures:
             if placeholders:
                 raise ValueError(f"{placeholders} image placeholders in the text, but no picture was given")
             return embeddings_BTD
+        if not isinstance(image_features_NQD, Tensor):
+            image_features_NQD = torch.cat(list(image_features_NQD))
         features_D = image_features_NQD.reshape(-1, image_features_NQD.shape[-1])
         if features_D.shape[0] != placeholders:
             raise ValueError(f"{placeholders} image placeholders in the text, but {features_D.shape[0]} visual tokens")
         return embeddings_BTD.masked_scatter(here_BT[..., None], features_D.to(embeddings_BTD.dtype))
 
     def repeat_pictures(
-        self, input_ids_BT: Tensor, times: int, pictures: Mapping[str, Tensor | None]
-    ) -> dict[str, Tensor | None]:
+        self, input_ids_BT: Tensor, times: int, pictures: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Each row's pictures ``times`` over, before the next row's.
 
         Args:
             input_ids_BT: the rows, with their placeholders.
             times: how often.
-            pictures: tensors by the names of :data:`PICTURES`.
+            pictures: tensors (of features a list, too) by the names of :data:`PICTURES`.
 
         Raises:
             ValueError: pictures that do not fit the rows' placeholders.
@@ -140,7 +155,7 @@ class SeesPictures:
             rows = self._rows_of([self._placeholders(plan) for plan in plans], marks_B)
             shares["image_sizes"] = [len(row) for row in rows]
             shares["pixel_values"] = [sum(len(plans[index]) for index in row) for row in rows]
-        found: dict[str, Tensor | None] = {}
+        found: dict[str, Any] = {}
         for name, tensor in pictures.items():
             found[name] = tensor
             if tensor is None:
@@ -154,13 +169,18 @@ class SeesPictures:
                 shares[name] = [marks // each for marks in marks_B]
             if sum(shares[name]) != len(tensor):
                 raise ValueError(f"{sum(shares[name])} {name} are needed by the rows, but {len(tensor)} were given")
+            if not isinstance(tensor, Tensor):
+                upcoming = iter(tensor)
+                own = [[next(upcoming) for _ in range(share)] for share in shares[name]]
+                found[name] = [one for row in own for _ in range(times) for one in row]
+                continue
             blocks = tensor.split(shares[name])
             found[name] = torch.cat([block for block in blocks for _ in range(times)])
         return found
 
     def _placeholders(self, plan: Plan) -> int:
         extra = int(self.encoder.options.keep_cls)
-        return sum(plan.runs(lambda rows, columns: self.config.connector_options().tokens(rows, columns, extra)))
+        return sum(piece for piece in self.config.connector_options().pieces(plan, extra) if isinstance(piece, int))
 
     @staticmethod
     def _rows_of(placeholders: Sequence[int], marks_B: Sequence[int]) -> list[list[int]]:

@@ -19,6 +19,10 @@ from sightling.train.packing import collate_rows, document
 QFORMER = {"type": "qformer", "queries": 3, "width": 16, "depth": 2, "heads": 2}
 PERCEIVER = {"type": "perceiver", "queries": 3, "depth": 2, "heads": 4, "head_dim": 8}
 
+CROSS = {"type": "cross_attention", "every": 1}
+FLAMINGO = {**CROSS, "form": "flamingo", "gate": "tanh_channels", "heads": 2, "head_dim": 8,
+            "perceiver": {"version": "flamingo", "queries": 3, "depth": 2, "heads": 4, "head_dim": 8}}  # fmt: skip
+
 CHOICES: dict[str, dict[str, Any]] = {
     "linear": {"type": "linear"},
     "mlp": {"type": "mlp", "positions": True},
@@ -32,6 +36,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "qformer": QFORMER,
     "perceiver": {**PERCEIVER, "kv_heads": 2},
     "perceiver of flamingo": {**PERCEIVER, "version": "flamingo"},
+    "cross_attention": CROSS,
+    "cross_attention of flamingo": FLAMINGO,
 }
 
 
@@ -45,7 +51,8 @@ def test_it_trains_and_is_saved_and_read_back(name: str, tmp_path: Path) -> None
     encoded = processor.encode(talk((picture(1), "and", picture(2), "what colour?"), "red"))
     pixels = torch.cat([processor.pixels(one) for one in encoded.pictures])
     count = model.config.connector_options().tokens(4, 4)
-    assert encoded.input_ids.count(processor.image_token_id) == 2 * count
+    beside = model.config.connector_options().beside
+    assert encoded.input_ids.count(processor.image_token_id) == 2 * (1 if beside else count)
     packed = collate_rows([document([encoded])], [[0]], processor.pad_token_id)
     told = {key: packed[key] for key in ("input_ids", "labels", "position_ids", "document_ids", "branch_ids")}
     model.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sightling.sight.connectors.base import CONNECTORS, Connector, ConnectorOptions
 from sightling.sight.connectors.concat import Concat
+from sightling.sight.connectors.cross_attention import CrossAttention, CrossAttentionOptions
 from sightling.sight.connectors.linear import Linear
 from sightling.sight.connectors.merger import Merger
 from sightling.sight.connectors.mlp import MLP
@@ -18,6 +19,8 @@ __all__ = [
     "Concat",
     "Connector",
     "ConnectorOptions",
+    "CrossAttention",
+    "CrossAttentionOptions",
     "FlamingoPerceiver",
     "Idefics2Perceiver",
     "Linear",

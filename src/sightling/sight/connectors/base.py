@@ -15,6 +15,7 @@ from torch import Tensor
 from sightling.parts import Part
 from sightling.registry import Registry
 from sightling.sight.encoders.tower import Grid
+from sightling.sight.tiling import Plan
 
 
 class ConnectorOptions(Part, ABC):
@@ -25,6 +26,11 @@ class ConnectorOptions(Part, ABC):
         """Whether a picture's tokens depend on the words beside it."""
         return False
 
+    @property
+    def beside(self) -> bool:
+        """Whether a picture's tokens stand beside the text: in it, one placeholder says where the picture belongs."""
+        return False
+
     @abstractmethod
     def tokens(self, rows: int, columns: int, extra: int = 0) -> int:
         """Visual tokens for a grid of features; ``extra`` features (a kept CLS token) come before it.
@@ -32,6 +38,14 @@ class ConnectorOptions(Part, ABC):
         Raises:
             UserError: a grid that this connector cannot take.
         """
+
+    def pieces(self, plan: Plan, extra: int = 0) -> tuple[int | str, ...]:
+        """A picture in the sequence: numbers of placeholders, and the words around them, in order.
+
+        Raises:
+            UserError: a grid that this connector cannot take.
+        """
+        return (1,) if self.beside else plan.pieces(lambda rows, columns: self.tokens(rows, columns, extra))
 
     @abstractmethod
     def build(self, in_width: int, out_width: int) -> Connector:

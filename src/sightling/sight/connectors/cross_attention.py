@@ -27,13 +27,13 @@ EVERY = 4
 
 @CONNECTORS.register("cross_attention")
 class CrossAttentionOptions(ConnectorOptions):
-    """One placeholder in the text for each encoder input, whatever the grid.
+    """One placeholder in the text for each picture, however many tiles and visual tokens it has.
 
     ``every``: gated layers stand before each layer of the language model whose number, counted from 1, is a multiple
     of it (4); or ``layers`` lists the layers, counted from 0. ``form``: ``mllama`` or ``flamingo``.
-    ``sees``: a token looks at the ``last`` picture before it (pictures whose placeholders touch, and the tiles of
-    one, count as one), or at ``all`` before it. ``gate``: ``tanh`` of one number a sublayer, or of one number a
-    channel (``tanh_channels``, as IDEFICS has it); all begin at 0, and the model as the language model alone.
+    ``sees``: a token looks at the ``last`` picture before it (pictures whose placeholders touch count as one), or at
+    ``all`` before it. ``gate``: ``tanh`` of one number a sublayer, or of one number a channel (``tanh_channels``, as
+    IDEFICS has it); all begin at 0, and the model as the language model alone.
     ``heads``, ``head_dim`` and ``intermediate_size`` are those of the language model for ``mllama``; for ``flamingo``
     8 heads of width 64 and four times the model's width. Mllama only: ``kv_heads``. Flamingo only: ``activation``
     (``relu2``, squared ReLU). ``perceiver``: the options of a perceiver that takes the place of the linear layer.
@@ -62,9 +62,14 @@ class CrossAttentionOptions(ConnectorOptions):
             raise ValueError(f"form {self.form} has no {other}")
         return self
 
+    @property
+    def beside(self) -> bool:
+        """Yes."""
+        return True
+
     def tokens(self, rows: int, columns: int, extra: int = 0) -> int:
-        """One: it marks where the input's picture stands, and takes the place of no feature."""
-        return 1
+        """What gated layers look at: as many as there are features, or as the perceiver has queries."""
+        return rows * columns + extra if self.perceiver is None else self.perceiver.tokens(rows, columns, extra)
 
     def places(self, depth: int) -> tuple[int, ...]:
         """Which of a language model's ``depth`` layers, counted from 0, have a gated layer before them.
@@ -75,12 +80,13 @@ class CrossAttentionOptions(ConnectorOptions):
         if self.layers is not None:
             if self.layers[-1] >= depth:
                 raise UserError(
-                    f"layers names {self.layers[-1]}, but the language model's layers are counted from 0 to {depth - 1}"
+                    f"connector.layers names {self.layers[-1]}, but the language model's layers are counted from 0 to "
+                    f"{depth - 1}"
                 )
             return self.layers
         every = self.every or EVERY
         if every > depth:
-            raise UserError(f"every is {every}, but the language model has {depth} layers; no gated layer would stand")
+            raise UserError(f"connector.every is {every}, but the language model has only {depth} layers")
         return tuple(range(every - 1, depth, every))
 
     def build(self, in_width: int, out_width: int) -> CrossAttention:
@@ -99,6 +105,7 @@ class CrossAttention(Connector):
 
     def __init__(self, in_width: int, out_width: int, options: CrossAttentionOptions) -> None:
         super().__init__()
+        self.options = options
         told = options.perceiver
         self.projection = nn.Linear(in_width, out_width) if told is None else told.build(in_width, out_width)
         self.resamples = told is not None
