@@ -16,6 +16,7 @@ from sightling.data.world import FAMILY_WEIGHTS, WorldOptions, WorldSource
 from sightling.errors import UserError
 from sightling.parts import make
 from sightling.train.order import derive_seed
+from sightling.world.captions import score_caption
 from sightling.world.render import render
 
 HELD_OUT = 1 << 63
@@ -213,3 +214,17 @@ def test_families_that_find_nothing_to_ask_say_so() -> None:
     made = source(0, families=["relation"], scene={"min_things": 1, "max_things": 1})
     with pytest.raises(UserError, match=r"^the families \['relation'\] find nothing to ask about scene 4; add one"):
         made.group(4)
+
+
+def test_a_picture_that_is_told_stands_in_words_that_hold_the_scene() -> None:
+    told, shown = source(3, told=1.0), source(3)
+    for index in range(20):
+        for one, other in zip(told.group(index), shown.group(index), strict=True):
+            assert not list(one.pictures()) and one.turns[1:] == other.turns[1:] and one.meta == other.meta
+            words, question = one.turns[0].parts
+            assert isinstance(words, str) and words.endswith("\n") and question == other.turns[0].parts[1]
+            # Everything is told: nothing is made up and nothing is missed.
+            score = score_caption(words, one.meta["scene"], one.meta["language"])
+            assert (score.absent, score.missed) == (0, 0) and score.right == len(one.meta["scene"].things)
+    mixed = [bool(list(source(3, told=0.5).group(index)[0].pictures())) for index in range(60)]
+    assert 15 < sum(mixed) < 45

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isfinite
 from random import Random
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import Field, field_validator
 from sightling.data.sample import Picture, Sample, Turn
 from sightling.data.source import SOURCES, SourceOptions
 from sightling.errors import UserError, nearest
-from sightling.world.describe import LANGUAGES
+from sightling.world.describe import LANGUAGES, describe
 from sightling.world.questions import FAMILIES, Question, ask_many
 from sightling.world.render import render
 from sightling.world.scene import Scene
@@ -37,6 +38,7 @@ class WorldSource:
         seed: two sources with different seeds share no picture.
         synonyms: the chance that a word of a question is replaced by a synonym.
         length: number of groups; 0 is endless.
+        told: the chance that a picture is told in words, thing by thing, instead of being shown.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class WorldSource:
         seed: int = 0,
         synonyms: float = 0.05,
         length: int = 0,
+        told: float = 0.0,
     ) -> None:
         self.spec = spec
         self.families = dict(families)
@@ -59,6 +62,7 @@ class WorldSource:
         self.seed = seed
         self.synonyms = synonyms
         self.length = length
+        self.told = told
 
     def __len__(self) -> int:
         return self.length
@@ -74,6 +78,8 @@ class WorldSource:
     def group(self, index: int) -> list[Sample]:
         """The samples about one picture; ``meta`` has family, language, choices, scene and index."""
         scene = self.scene(index)
+        if self.told and Random(f"told {self._seed(index)}").random() < self.told:
+            return [self._in_words(sample, scene) for sample in self._ask(index, scene, None)]
         return self._ask(index, scene, Picture(image=render(scene, self.size)))
 
     def words(self, index: int) -> list[Sample]:
@@ -97,6 +103,13 @@ class WorldSource:
             )
         return samples
 
+    def _in_words(self, sample: Sample, scene: Scene) -> Sample:
+        """The sample with a detailed description where its picture would stand."""
+        rng = Random(f"words {self._seed(sample.meta['index'])}")
+        words = describe(scene, sample.meta["language"], "detailed", rng, self.synonyms)
+        question, *rest = sample.turns
+        return replace(sample, turns=(replace(question, parts=(f"{words}\n", *question.parts)), *rest))
+
     @staticmethod
     def _sample(question: Question, picture: Picture | None, scene: Scene, index: int) -> Sample:
         asked = (question.text,) if picture is None else (picture, question.text)
@@ -117,6 +130,8 @@ class WorldOptions(SourceOptions):
 
     ``families`` and ``languages`` are lists, or mappings with weights; ``scene`` holds the keys of
     :class:`sightling.world.scenes.SceneSpec`. ``length`` is how many pictures there are; 0 is endless.
+    ``told`` is the chance that a picture is told in words instead of being shown: a language model that learns to
+    answer about words can be frozen, and a connector then learns to speak to it.
     """
 
     scene: dict[str, Any] = Field(default_factory=dict)
@@ -126,6 +141,7 @@ class WorldOptions(SourceOptions):
     image_size: int = Field(default=64, ge=16, le=2048)
     synonyms: float = Field(default=0.05, ge=0, le=1)
     length: int = Field(default=0, ge=0)
+    told: float = Field(default=0.0, ge=0, le=1)
 
     @field_validator("families", "languages", mode="before")
     @classmethod
@@ -163,6 +179,7 @@ class WorldOptions(SourceOptions):
             seed=seed,
             synonyms=self.synonyms,
             length=self.length,
+            told=self.told,
         )
 
 
