@@ -33,9 +33,10 @@ ENCODER_KEYS = tuple(EncoderOptions.model_fields)
 class ModelSection(Part):
     """A recipe's ``model``: what it is made of.
 
-    ``encoder`` and ``language_model`` are ``{type: ..., <sizes>}`` for random weights or
-    ``{pretrained: PATH}``. ``tokenizer`` is ``{pretrained: PATH}``; left out, a stage of type ``tokenizer``
-    trains it, or it is the pretrained language model's own. ``connector`` and ``tiling`` name registered parts.
+    ``encoder`` and ``language_model`` are ``{type: ..., <sizes>}`` for random weights or ``{pretrained: PATH}``;
+    sizes beside ``pretrained`` say what is expected there, and another model is refused. ``tokenizer`` is
+    ``{pretrained: PATH}``; left out, a stage of type ``tokenizer`` trains it, or it is the pretrained language
+    model's own. ``connector`` and ``tiling`` name registered parts.
     """
 
     encoder: dict[str, Any]
@@ -75,16 +76,18 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
             "before an instruction is known"
         )
     options = validate(EncoderOptions, section.encoder_options(), f"{where}.encoder")
-    if _pretrained(section.tower(), f"{where}.encoder") is None:
-        tower = tower_config(section.tower(), f"{where}.encoder")
+    pretrained = _pretrained(section.tower(), f"{where}.encoder")
+    if "type" in section.encoder:
+        tower = tower_config(sizes(section.tower()), f"{where}.encoder")
         check_usage(tower, options, f"{where}.encoder")
         kind = TOWERS[tower.model_type]
         grid = kind.image_size(tower) // kind.patch_size(tower)
         connector.tokens(grid, grid, int(options.keep_cls))
-    elif options.stem is not None:
+    if pretrained is not None and options.stem is not None:
         raise UserError(f"{where}.encoder.stem is for a tower grown from nothing; a pretrained one has its own")
-    if _pretrained(section.language_model, f"{where}.language_model") is None:
-        text = language_config(section.language_model, f"{where}.language_model")
+    _pretrained(section.language_model, f"{where}.language_model")
+    if "type" in section.language_model:
+        text = language_config(sizes(section.language_model), f"{where}.language_model")
         with torch.device("meta"):
             # Whatever a connector refuses of these widths, it refuses now; nothing is allocated.
             connector.build(text.hidden_size, text.hidden_size)
@@ -102,12 +105,32 @@ def _pretrained(told: Mapping[str, Any], where: str) -> str | None:
         if "type" not in told:
             raise UserError(f"{where} needs a type, or pretrained with a path")
         return None
-    for key in told:
-        if key != "pretrained":
-            raise UserError(f"{where}.{key} cannot be set beside pretrained; what is loaded has its own sizes")
+    if "type" not in told and len(told) > 1:
+        raise UserError(f"{where}.{next(iter(sizes(told)))} beside pretrained needs the type that it belongs to")
     if not isinstance(told["pretrained"], str):
         raise UserError(f"{where}.pretrained = {told['pretrained']!r} is wrong: it must be a path or a name")
     return told["pretrained"]
+
+
+def sizes(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a section says a part is, without where its weights come from."""
+    return {key: value for key, value in told.items() if key != "pretrained"}
+
+
+def _check_claims(told: Mapping[str, Any], expected: PreTrainedConfig | None, found: Any, where: str) -> None:
+    """Refuse pretrained weights that are not what the section says of them."""
+    if expected is None:
+        return
+    if expected.model_type != found.model_type:
+        raise UserError(
+            f"{where}.type = {told['type']!r} is expected, but {told['pretrained']} holds a {found.model_type!r}"
+        )
+    for key in sizes(told):
+        if key != "type" and getattr(found, key, None) != getattr(expected, key):
+            raise UserError(
+                f"{where}.{key} = {told[key]!r} is expected, but the model in {told['pretrained']} has "
+                f"{getattr(found, key, None)!r}"
+            )
 
 
 def find_tokenizer(section: ModelSection, workdir: Path) -> tuple[Any, Any]:
@@ -161,7 +184,13 @@ def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> t
     section = check_model(model_section)
     encoder_path = section.encoder.get("pretrained")
     language_path = section.language_model.get("pretrained")
-    vision = pretrained_vision_config(encoder_path) if encoder_path else tower_config(section.tower())
+    told = section.tower()
+    expected = tower_config(sizes(told)) if "type" in told else None
+    if encoder_path:
+        vision = pretrained_vision_config(encoder_path)
+        _check_claims(told, expected, vision, "model.encoder")
+    else:
+        vision = tower_config(told)
     usage, resample = section.encoder_options(), "bicubic"
     if encoder_path:
         found, resample = prepared_as(encoder_path)
@@ -173,6 +202,9 @@ def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> t
     processor = build_processor(section, vision, tokenizer, resample)
     language_model = None
     if language_path:
+        if "type" in section.language_model:
+            claimed = language_config(sizes(section.language_model))
+            _check_claims(section.language_model, claimed, load_config(language_path), "model.language_model")
         language_model = load_language_model(language_path)
         fit_rows(language_model, known, len(tokenizer), language_path)
         text = language_model.config
