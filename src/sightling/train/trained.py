@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn as nn
@@ -35,13 +35,22 @@ def able_to_learn(model: nn.Module) -> set[nn.Parameter]:
 
 
 def set_training(
-    model: nn.Module, parts: Mapping[str, nn.Module], rates: Mapping[str, float], able: set[nn.Parameter], where: str
+    model: nn.Module,
+    parts: Mapping[str, nn.Module],
+    rates: Mapping[str, float],
+    able: set[nn.Parameter],
+    where: str,
+    layers: Sequence[int] | None = None,
 ) -> None:
     """Frozen parts take no gradients and run in evaluation mode, so that dropout and statistics rest too.
 
+    ``layers`` are those of the language model's layers that train; ``None`` is all of it.
+
     Raises:
-        UserError: a rate for a part that this model does not have, or for one with nothing to train.
+        UserError: a rate for a part that this model does not have, or for one with nothing to train, or a layer
+            that the language model has not.
     """
+    chosen = None if layers is None else _layers(model, layers, where)
     for name, rate in rates.items():
         if rate > 0 and name not in parts:
             raise UserError(f"{where}.train names {name!r}, which this model has not; {nearest(name, parts)}")
@@ -54,10 +63,23 @@ def set_training(
         if rates.get(name, 0.0) <= 0:
             continue
         learning = [parameter for parameter in part.parameters() if parameter in able]
+        if name == "language_model" and chosen is not None:
+            learning = [parameter for parameter in learning if parameter in chosen]
         if not learning:
             raise UserError(f"{where}.train trains {name!r}, which has no parameters that can; set it to frozen")
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+def _layers(model: Any, layers: Sequence[int], where: str) -> set[nn.Parameter]:
+    """The parameters of these layers of the language model."""
+    known = model.get_decoder().layers
+    for number in layers:
+        if not -len(known) <= number < len(known):
+            raise UserError(
+                f"{where}.train.layers names layer {number}, but the language model's are 0 to {len(known) - 1}"
+            )
+    return {parameter for number in layers for parameter in known[number].parameters()}
 
 
 def trained_tensors(model: nn.Module, parts: Mapping[str, nn.Module], rates: Mapping[str, float]) -> dict[str, Tensor]:
