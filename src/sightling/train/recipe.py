@@ -54,21 +54,28 @@ class _Strict(Part):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
+PARTS = ("encoder", "connector", "language_model")
+"""The parts of a model that a stage trains or leaves alone."""
+
+
 class Trains(_Strict):
     """Which parts of the model train, and at which rate. What is not named is frozen.
 
     ``layers``: of a language model that trains, the layers that do, counted from 0 or, below 0, from the end; its
     embeddings, head and other layers are frozen. Left out, all of it trains.
+    ``only``: of a part that trains, the modules or parameters that do, by how their names begin; such as
+    ``{connector: [language_projection]}``, MiniGPT-4's one linear layer behind a frozen Q-Former.
     """
 
     encoder: Rate = "frozen"
     connector: Rate = "frozen"
     language_model: Rate = "frozen"
     layers: list[int] | None = Field(default=None, min_length=1)
+    only: dict[Literal["encoder", "connector", "language_model"], list[str]] = Field(default_factory=dict)
 
     def rates(self, learning_rate: float) -> dict[str, float]:
         """Learning rate by part, 0 for a frozen one."""
-        told = {name: getattr(self, name) for name in type(self).model_fields if name != "layers"}
+        told = {name: getattr(self, name) for name in PARTS}
         return {
             name: 0.0 if rate == "frozen" else learning_rate if rate is True else float(rate)
             for name, rate in told.items()
@@ -186,8 +193,12 @@ def _train_stage(told: dict[str, Any], where: str) -> TrainStage:
         raise UserError(f"{where} says both warmup_steps and warmup_ratio; keep one")
     if not any(stage.train.rates(stage.learning_rate).values()):
         raise UserError(f"{where}.train freezes every part; give at least one true or a learning rate")
-    if stage.train.layers is not None and not stage.train.rates(stage.learning_rate)["language_model"]:
+    rates = stage.train.rates(stage.learning_rate)
+    if stage.train.layers is not None and not rates["language_model"]:
         raise UserError(f"{where}.train.layers is about the language model, which is frozen; let it train")
+    for part in stage.train.only:
+        if not rates[part]:
+            raise UserError(f"{where}.train.only is about the {part.replace('_', ' ')}, which is frozen; let it train")
     for key in ("objective", "data"):
         if not isinstance(getattr(stage, key).get("type"), str):
             raise UserError(f"{where}.{key} needs a type, such as {{type: ...}}")

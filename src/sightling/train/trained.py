@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn as nn
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sightling.errors import UserError, nearest
 from sightling.train.objectives.base import Batch, Objective
+from sightling.train.recipe import Trains
 
 EXTRA = "objective"
 """The name, as a part, of what an objective trains besides the model."""
@@ -40,17 +41,17 @@ def set_training(
     rates: Mapping[str, float],
     able: set[nn.Parameter],
     where: str,
-    layers: Sequence[int] | None = None,
+    train: Trains | None = None,
 ) -> None:
     """Frozen parts take no gradients and run in evaluation mode, so that dropout and statistics rest too.
 
-    ``layers`` are those of the language model's layers that train; ``None`` is all of it.
+    ``train`` says which layers or modules of a part that trains do; without it, all.
 
     Raises:
         UserError: a rate for a part that this model does not have, or for one with nothing to train, or a layer
-            that the language model has not.
+            or name that a part has not.
     """
-    chosen = None if layers is None else _layers(model, layers, where)
+    chosen = _chosen(model, parts, train, where) if train is not None else {}
     for name, rate in rates.items():
         if rate > 0 and name not in parts:
             raise UserError(f"{where}.train names {name!r}, which this model has not; {nearest(name, parts)}")
@@ -63,23 +64,40 @@ def set_training(
         if rates.get(name, 0.0) <= 0:
             continue
         learning = [parameter for parameter in part.parameters() if parameter in able]
-        if name == "language_model" and chosen is not None:
-            learning = [parameter for parameter in learning if parameter in chosen]
+        if name in chosen:
+            learning = [parameter for parameter in learning if parameter in chosen[name]]
         if not learning:
             raise UserError(f"{where}.train trains {name!r}, which has no parameters that can; set it to frozen")
         for parameter in learning:
             parameter.requires_grad_(True)
 
 
-def _layers(model: Any, layers: Sequence[int], where: str) -> set[nn.Parameter]:
-    """The parameters of these layers of the language model."""
-    known = model.get_decoder().layers
-    for number in layers:
-        if not -len(known) <= number < len(known):
-            raise UserError(
-                f"{where}.train.layers names layer {number}, but the language model's are 0 to {len(known) - 1}"
-            )
-    return {parameter for number in layers for parameter in known[number].parameters()}
+def _chosen(
+    model: Any, parts: Mapping[str, nn.Module], train: Trains, where: str
+) -> dict[str, set[nn.Parameter]]:
+    """The parameters that train of each part of which not all do."""
+    chosen: dict[str, set[nn.Parameter]] = {}
+    if train.layers is not None:
+        known = model.get_decoder().layers
+        for number in train.layers:
+            if not -len(known) <= number < len(known):
+                raise UserError(
+                    f"{where}.train.layers names layer {number}, but the language model's are 0 to {len(known) - 1}"
+                )
+        chosen["language_model"] = {one for number in train.layers for one in known[number].parameters()}
+    for name, beginnings in train.only.items():
+        own = dict(parts[name].named_parameters())
+        found: set[nn.Parameter] = set()
+        for beginning in beginnings:
+            fitting = {one for key, one in own.items() if key == beginning or key.startswith(f"{beginning}.")}
+            if not fitting:
+                raise UserError(
+                    f"{where}.train.only: the {name} has nothing called {beginning!r}; "
+                    f"{nearest(beginning, {key.split('.')[0] for key in own})}"
+                )
+            found |= fitting
+        chosen[name] = chosen[name] & found if name in chosen else found
+    return chosen
 
 
 def trained_tensors(model: nn.Module, parts: Mapping[str, nn.Module], rates: Mapping[str, float]) -> dict[str, Tensor]:
