@@ -12,9 +12,22 @@ from sightling.errors import UserError, nearest
 
 SIZES = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size",
-    "image_size", "patch_size", "max_position_embeddings",
+    "image_size", "patch_size", "max_position_embeddings", "embed_dim", "depth", "num_heads", "spatial_merge_size",
+    "temporal_patch_size",
 )  # fmt: skip
 """Keys that count something and so are at least 1 where they are given."""
+
+
+def own_names(kind: type[PreTrainedConfig], options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options, where a usual name stands for another of the class' own (``num_hidden_layers`` for ``depth``).
+
+    Raises:
+        UserError: both names of a key.
+    """
+    for usual, own in kind.attribute_map.items():
+        if usual in options and own in options:
+            raise UserError(f"{where}.{usual} and {where}.{own} are one key; set one of them")
+    return {kind.attribute_map.get(key, key): value for key, value in options.items()}
 
 
 def make_config(kind: type[PreTrainedConfig], options: Mapping[str, Any], where: str) -> PreTrainedConfig:

@@ -22,6 +22,8 @@ from sightling.sight.encoders.tower import Tower, buckets
 class _Classic(Tower):
     """What the two share: a table of places, resized for another grid, and layers that take a mask."""
 
+    stems = True
+
     def inner(self, tower: Any) -> Any:
         """The module that holds embeddings, layers and norms."""
         return getattr(tower, "vision_model", tower)

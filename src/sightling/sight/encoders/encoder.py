@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from sightling.errors import UserError, nearest
 from sightling.parts import Part
-from sightling.sight.configs import make_config
+from sightling.sight.configs import make_config, own_names
 from sightling.sight.encoders.registry import TOWERS, TYPES
 from sightling.sight.encoders.tower import Grid
 from sightling.sight.stem import ConvStem, Stem, check_stem
@@ -71,20 +71,9 @@ def tower_config(options: Mapping[str, Any], where: str = "model.encoder") -> Pr
     if name not in TYPES:
         raise UserError(f"{where}.type: there is no encoder {name!r}; {nearest(name, TYPES)}")
     kind = TOWERS[TYPES[name]]
-    rest = {**kind.defaults(), **rest}
-    width = rest.get("hidden_size")
-    if isinstance(width, int):
-        rest.setdefault("intermediate_size", 4 * width)
-        rest.setdefault("num_attention_heads", max(1, width // 64))
+    rest = kind.completed({**kind.defaults(), **own_names(kind.config_class, rest, where)})
     config = make_config(kind.config_class, rest, where)
-    if config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"{where}: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
-            f"{config.num_attention_heads}"
-        )
-    side, patch = kind.image_size(config), kind.patch_size(config)
-    if side < patch:
-        raise UserError(f"{where}: image_size {side} is less than patch_size {patch}")
+    kind.check(config, where)
     return config
 
 
@@ -105,6 +94,8 @@ def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -
     if options.keep_cls and not kind.before(config):
         raise UserError(f"{where}.keep_cls is true, but a {config.model_type} has no CLS token")
     if options.stem is not None:
+        if not kind.stems:
+            raise UserError(f"{where}.stem cannot be set: a {config.model_type} takes its own patches")
         check_stem(options.stem, kind.patch_size(config), kind.image_size(config), f"{where}.stem")
 
 

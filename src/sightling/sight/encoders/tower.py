@@ -7,12 +7,14 @@ among them), ``D`` width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
+
+from sightling.errors import UserError
 
 Grid = tuple[int, int]
 """(rows, columns) of patches."""
@@ -29,16 +31,43 @@ class Tower(ABC):
         model_class: its transformers model.
         statistics: what its published towers' pixels were normalised with.
         mixes: whether inputs of several grids can run in one pass, padded and masked.
+        stems: whether convolutions may stand in the place of its patches.
     """
 
     config_class: ClassVar[type[PreTrainedConfig]]
     model_class: ClassVar[type[nn.Module]]
     statistics: ClassVar[str] = "half"
     mixes: ClassVar[bool] = True
+    stems: ClassVar[bool] = False
 
     def defaults(self) -> dict[str, Any]:
         """What the configuration holds where a recipe does not say otherwise."""
         return {}
+
+    def completed(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """A recipe's sizes, by transformers' own names, with those that follow from others.
+
+        Heads have a width of 64, and the feed-forward is four times as wide as the tower.
+        """
+        rest = dict(told)
+        if isinstance(width := rest.get("hidden_size"), int):
+            heads = self.config_class.attribute_map.get("num_attention_heads", "num_attention_heads")
+            rest.setdefault("intermediate_size", 4 * width)
+            rest.setdefault(heads, max(1, width // 64))
+        return rest
+
+    def check(self, config: Any, where: str) -> None:
+        """Refuse sizes that do not fit together.
+
+        Raises:
+            UserError: the width does not divide into the heads, or an input is smaller than a patch.
+        """
+        width, heads = self.width(config), config.num_attention_heads
+        if width % heads:
+            raise UserError(f"{where}: hidden_size {width} is not a multiple of num_attention_heads {heads}")
+        side, patch = self.image_size(config), self.patch_size(config)
+        if side < patch:
+            raise UserError(f"{where}: image_size {side} is less than patch_size {patch}")
 
     def before(self, config: Any) -> int:
         """How many features stand before the patches; the first of them is the CLS token."""
