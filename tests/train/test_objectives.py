@@ -230,9 +230,17 @@ def test_pairs_that_are_none_are_refused() -> None:
         empty = objective(name, Told([talk("red?", "no"), talk((picture(), "red?"))], endless=True))
         with pytest.raises(UserError, match=r"^group 0 has no picture with a caption; this objective needs pairs$"):
             empty.dataset()[0]
-        two = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
-        with pytest.raises(UserError, match=rf"^objective {name} takes one encoder input a picture; .* \[1, 2\]$"):
-            objective(name, captions("a")).collate([(two, (30,)), (two[:1], (31,))])
+
+
+@pytest.mark.parametrize("name", ["contrastive", "words"])
+def test_the_encoder_learns_from_whole_pictures_whatever_the_tiling_cuts(name: str) -> None:
+    _, processor = grow(tiling={"type": "dynamic"})
+    told = objective(name, captions("a"))
+    told.processor, shown = processor, picture(0, 48, 16)
+    assert len(processor.pixels(shown)) > 1
+    told.data = Told([talk((shown, "what?"), "a")], endless=True)
+    pixels, _ = told.dataset()[0]
+    assert torch.equal(pixels, plain()[1].pixels(shown))
 
 
 # ---- words

@@ -326,9 +326,6 @@ def test_a_model_without_a_recipe_and_a_lonely_pair_are_refused_too() -> None:
         kind(reader, processor, kind.Options(), Told(*WORDS), 0).extra()
     with pytest.raises(UserError, match=r"^objective query_alignment compares the pairs of a micro-batch, and .* 1; "):
         told.collate([told.dataset()[0]])
-    two = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
-    with pytest.raises(UserError, match=r"^objective query_alignment takes one encoder input a picture; .* \[1, 2\]$"):
-        told.collate([(two, (30,)), (two[:1], (31,))])
     with pytest.raises(UserError, match=r"^the caption of pair 1 has \d+ tokens, but objective.max_length is 12$"):
         objective(*WORDS, max_length=12)[0].dataset()[1]
 

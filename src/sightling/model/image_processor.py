@@ -15,7 +15,7 @@ from sightling.model.inputs import Inputs
 from sightling.parts import make
 from sightling.sight.connectors import CONNECTORS
 from sightling.sight.preprocess import RESAMPLE, to_pixels
-from sightling.sight.tiling import TILINGS, Plan
+from sightling.sight.tiling import TILINGS, Plan, Single
 
 
 class VisionLanguageImageProcessor(BaseImageProcessor):
@@ -88,6 +88,10 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
     def pixels(self, image: Image.Image, tiles: int | None = None) -> Tensor:
         """``uint8`` pixels_NCHW of one RGB picture; smaller inputs fill the upper left of their places."""
         return to_pixels(image, self.plan(*image.size, tiles), resample=self.resample)
+
+    def whole(self, image: Image.Image) -> Tensor:
+        """``uint8`` pixels_1CHW of one RGB picture as one square of the encoder's size, stretched; no tiling."""
+        return to_pixels(image, Single().plan(*image.size, self.image_size, self.patch_size), resample=self.resample)
 
     def inputs(self, image: Image.Image, tiles: int | None = None) -> Inputs:
         """The same with the picture's size, as the model takes them."""

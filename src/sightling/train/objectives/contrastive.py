@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from sightling.data.sources import SOURCES
 from sightling.parts import Part
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
-from sightling.train.objectives.pairs import open_pairs, single_inputs
+from sightling.train.objectives.pairs import open_pairs
 
 
 class ContrastiveOptions(Part):
@@ -94,7 +94,6 @@ class Contrastive(Objective):
 
     def collate(self, items: list[tuple[Tensor, tuple[int, ...]]]) -> Batch:
         """Pixels, padded captions, and which pairs hold the same caption."""
-        single_inputs([pixels for pixels, _ in items], "contrastive")
         captions = [ids for _, ids in items]
         width = max(len(ids) for ids in captions)
         ids_BT = torch.zeros(len(items), width, dtype=torch.long)

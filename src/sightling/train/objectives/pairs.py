@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +14,11 @@ from sightling.model.processor import VisionLanguageProcessor
 
 
 class Pairs(Dataset[Any]):
-    """One picture and one of its captions: the answer of the group's first sample with a picture."""
+    """One picture and one of its captions: the answer of the group's first sample with a picture.
+
+    The encoder sees the picture as one square of its own size, whatever a model's tiling cuts for words to be said
+    about it.
+    """
 
     def __init__(self, source: Source, processor: VisionLanguageProcessor, max_length: int | None) -> None:
         self.source = source
@@ -24,7 +27,8 @@ class Pairs(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, ...]]:
         sample = self._sample(index)
-        return self.processor.pixels(next(iter(sample.pictures()))), self._ids(sample, index)
+        image = next(iter(sample.pictures())).load()
+        return self.processor.image_processor.whole(image), self._ids(sample, index)
 
     def caption(self, index: int) -> tuple[int, ...]:
         """The caption's token ids, without the picture."""
@@ -55,14 +59,3 @@ class FinitePairs(Pairs):
 def open_pairs(source: Source, processor: VisionLanguageProcessor, max_length: int | None = None) -> Pairs:
     """The pairs of a source, finite or endless as it is."""
     return (FinitePairs if len(source) else Pairs)(source, processor, max_length)
-
-
-def single_inputs(pixels: Sequence[Tensor], objective: str) -> None:
-    """Refuse pictures that a tiling cuts into several encoder inputs.
-
-    Raises:
-        UserError: with the numbers of inputs found.
-    """
-    counts = {one.shape[0] for one in pixels}
-    if counts != {1}:
-        raise UserError(f"objective {objective} takes one encoder input a picture; this tiling makes {sorted(counts)}")

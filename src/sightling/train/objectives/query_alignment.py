@@ -38,7 +38,7 @@ from sightling.errors import UserError
 from sightling.parts import Part
 from sightling.sight.connectors import QFormer
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
-from sightling.train.objectives.pairs import open_pairs, single_inputs
+from sightling.train.objectives.pairs import open_pairs
 from sightling.train.objectives.text_half import TextHalf
 
 NAME = "query_alignment"
@@ -104,7 +104,6 @@ class QueryAlignment(Objective):
 
     def collate(self, items: list[tuple[Tensor, tuple[int, ...]]]) -> Batch:
         """Pixels, captions with their last token, padded, and which pairs hold the same caption."""
-        single_inputs([pixels for pixels, _ in items], NAME)
         if len(items) < 2:
             raise UserError(
                 f"objective {NAME} compares the pairs of a micro-batch, and this one holds {len(items)}; raise "

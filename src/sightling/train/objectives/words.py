@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from sightling.data.sources import SOURCES
 from sightling.parts import Part
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
-from sightling.train.objectives.pairs import open_pairs, single_inputs
+from sightling.train.objectives.pairs import open_pairs
 
 
 class WordsOptions(Part):
@@ -55,7 +55,6 @@ class Words(Objective):
 
     def collate(self, items: list[tuple[Tensor, tuple[int, ...]]]) -> Batch:
         """Pixels and the distribution_BV of each caption's words."""
-        single_inputs([pixels for pixels, _ in items], "words")
         target_BV = torch.zeros(len(items), len(self.rarity))
         for row, (_, ids) in enumerate(items):
             known = torch.tensor(sorted(set(ids)))
