@@ -15,7 +15,6 @@ from transformers import PreTrainedConfig
 
 from sightling.errors import UserError, nearest
 from sightling.parts import Part
-from sightling.sight.configs import make_config, own_names
 from sightling.sight.encoders.registry import TOWERS, TYPES
 from sightling.sight.encoders.tower import Grid
 from sightling.sight.stem import ConvStem, Stem, check_stem
@@ -71,10 +70,7 @@ def tower_config(options: Mapping[str, Any], where: str = "model.encoder") -> Pr
     if name not in TYPES:
         raise UserError(f"{where}.type: there is no encoder {name!r}; {nearest(name, TYPES)}")
     kind = TOWERS[TYPES[name]]
-    rest = kind.completed({**kind.defaults(), **own_names(kind.config_class, rest, where)})
-    config = make_config(kind.config_class, rest, where)
-    kind.check(config, where)
-    return config
+    return kind.configured(rest, where)
 
 
 def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -> None:
@@ -85,6 +81,10 @@ def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -
             convolutions do not make the patch size.
     """
     kind = TOWERS[config.model_type]
+    if not kind.uses:
+        for key in options.model_fields_set:
+            raise UserError(f"{where}.{key} is each tower's own here; set it for one of {where}.towers")
+        return
     layers = kind.depth(config)
     if not options.layers:
         raise UserError(f"{where}.layer is empty; it names at least one layer")

@@ -262,8 +262,9 @@ class Qwen3VL(_QwenVL):
             )
 
     def image_size(self, config: Any) -> int:
-        """The side of the table of places."""
-        return _side(config) * self.patch_size(config)
+        """The side of the table of places, in whole merged patches."""
+        merge = int(config.spatial_merge_size)
+        return _side(config) // merge * merge * self.patch_size(config)
 
     def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
         """With their places."""

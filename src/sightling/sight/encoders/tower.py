@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from sightling.errors import UserError
+from sightling.sight.configs import make_config, own_names
 
 Grid = tuple[int, int]
 """(rows, columns) of patches."""
@@ -32,6 +33,7 @@ class Tower(ABC):
         statistics: what its published towers' pixels were normalised with.
         mixes: whether inputs of several grids can run in one pass, padded and masked.
         stems: whether convolutions may stand in the place of its patches.
+        uses: whether an encoder's options say how it is used; towers that hold several have them one by one.
     """
 
     config_class: ClassVar[type[PreTrainedConfig]]
@@ -39,6 +41,7 @@ class Tower(ABC):
     statistics: ClassVar[str] = "half"
     mixes: ClassVar[bool] = True
     stems: ClassVar[bool] = False
+    uses: ClassVar[bool] = True
 
     def defaults(self) -> dict[str, Any]:
         """What the configuration holds where a recipe does not say otherwise."""
@@ -55,6 +58,17 @@ class Tower(ABC):
             rest.setdefault("intermediate_size", 4 * width)
             rest.setdefault(heads, max(1, width // 64))
         return rest
+
+    def configured(self, told: Mapping[str, Any], where: str) -> PreTrainedConfig:
+        """The transformers configuration of a tower from a recipe's keys, its type not among them.
+
+        Raises:
+            UserError: an unknown key, a wrong value, or sizes that do not fit together.
+        """
+        rest = self.completed({**self.defaults(), **own_names(self.config_class, told, where)})
+        config = make_config(self.config_class, rest, where)
+        self.check(config, where)
+        return config
 
     def check(self, config: Any, where: str) -> None:
         """Refuse sizes that do not fit together.
