@@ -270,7 +270,7 @@ def test_the_last_picture_is_that_of_a_tokens_own_path() -> None:
     [
         (None, {}, "2 image placeholders in the text, but no picture was given"),
         (visual(3), {}, "2 image placeholders in the text, but 3 pictures"),
-        (visual(1)[0], {}, "2 image placeholders in the text, but 5 visual tokens"),
+        (visual(1)[0], {}, "2 image placeholders in the text, but the 5 tokens of one picture"),
         ([*visual(1)], {}, "2 image placeholders in the text, but 1 pictures"),
         (visual(2), {"attention_mask": {"sliding_attention": None}}, "do not say which pictures are seen"),
     ],

@@ -202,8 +202,7 @@ def look(
 
     Args:
         here_BT: where placeholders stand.
-        features: visual tokens of the pictures in row order: tokens_NQD, flat where each picture has as many, or
-            tokens_QD of each.
+        features: visual tokens of the pictures in row order: tokens_NQD, tokens_QD of each, or of the only one.
         last: whether a token looks at the last picture only.
         position_ids_BT: positions; left out, tokens are counted, with those in the cache.
         attention_mask: what the language model gets; a mask_B1TK (or one a kind of layer) also says who sees whose
@@ -257,15 +256,13 @@ def _flat(features: Tensor | Sequence[Tensor] | None, count: int) -> tuple[Tenso
         if count:
             raise ValueError(f"{count} image placeholders in the text, but no picture was given")
         return None, []
-    one_by_one = not isinstance(features, Tensor) or (features.dim() == 3 and len(features) > 1)
-    if one_by_one and len(features) != count:
+    if isinstance(features, Tensor) and features.dim() == 2:
+        if count != 1:
+            raise ValueError(f"{count} image placeholders in the text, but the {len(features)} tokens of one picture")
+        features = [features]
+    if len(features) != count:
         raise ValueError(f"{count} image placeholders in the text, but {len(features)} pictures")
-    if not isinstance(features, Tensor):
-        return torch.cat(list(features)), [len(tokens_QD) for tokens_QD in features]
-    tokens_UD = features.reshape(-1, features.shape[-1])
-    if not count or len(tokens_UD) % count:
-        raise ValueError(f"{count} image placeholders in the text, but {len(tokens_UD)} visual tokens")
-    return tokens_UD, [len(tokens_UD) // count] * count
+    return torch.cat(list(features)), [len(tokens_QD) for tokens_QD in features]
 
 
 def _positions(here_BT: Tensor, position_ids_BT: Tensor | None, past: int) -> Tensor:
