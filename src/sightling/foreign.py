@@ -16,6 +16,9 @@ LAYOUTS: dict[str, str] = {
 }
 """transformers' ``model_type`` of a checkpoint, and the file of ``sightling.interop`` that knows its layout."""
 
+READING = "sightling.interop.reading"
+"""Where the reader is; it stands above the model, so only its name is known here."""
+
 
 def layout_of(folder: Any) -> str | None:
     """The layout that a folder is written in; ``None`` for one of our own, or none that is known.
@@ -31,4 +34,4 @@ def layout_of(folder: Any) -> str | None:
 
 def reader(layout: str) -> Any:
     """What reads folders of that layout: :class:`sightling.interop.reading.Reader`."""
-    return import_module("sightling.interop.reading").Reader(layout)
+    return import_module(READING).Reader(layout)

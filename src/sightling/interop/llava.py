@@ -15,7 +15,7 @@ from sightling.errors import UserError
 from sightling.interop import images
 from sightling.interop.base import LAYOUTS, Folder, Layout, expect, positions, sparse
 from sightling.interop.keys import Rule, same
-from sightling.interop.parts import encoder_written, head_rules, text_config, tower_of
+from sightling.interop.parts import encoder_written, head_rules, states_read, states_written, text_config, tower_of
 from sightling.interop.prompts import template_of
 from sightling.model import VisionLanguageConfig, VisionLanguageProcessor
 from sightling.model.image_processor import VisionLanguageImageProcessor
@@ -40,14 +40,13 @@ class Llava(Layout):
                 f"{where}: vision_feature_select_strategy 'default' drops the first feature, but a "
                 f"{vision.model_type} has no CLS token there; 'full' would be right"
             )
-        layer = told.vision_feature_layer
         side = tower.image_size(vision)
         prepared = folder.images
         return VisionLanguageConfig(
             vision_config=vision,
             text_config=text_config(told.text_config, where, tied=told.tie_word_embeddings),
             encoder={
-                "layer": layer if isinstance(layer, int) else list(layer),
+                "layer": states_read(told.vision_feature_layer, vision, tower),
                 "keep_cls": cls and told.vision_feature_select_strategy == "full",
                 "normalise": images.normalise_of(prepared, f"{folder}/{images.FILE}"),
             },
@@ -70,7 +69,7 @@ class Llava(Layout):
             "image_seq_length": processor.image_processor.count(*(2 * [processor.image_processor.image_size])),
             "projector_hidden_act": "gelu",
             "multimodal_projector_bias": connector.bias,
-            "vision_feature_layer": layer,
+            "vision_feature_layer": states_written(layer, config.vision_config, tower, self.name),
             "vision_feature_select_strategy": "default" if default else "full",
             "tie_word_embeddings": config.tie_word_embeddings,
         }

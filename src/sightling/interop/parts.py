@@ -68,6 +68,33 @@ def encoder_written(layout: str, config: VisionLanguageConfig) -> Used:
     return Used(options, TOWERS[vision.model_type], layer)
 
 
+def states_read(layer: int | Sequence[int], config: Any, tower: Tower) -> int | list[int]:
+    """Our ``layer`` for one that counts ``hidden_states``: there the last comes before the tower's last norm."""
+    if not isinstance(layer, int):
+        return [one for each in layer for one in [states_read(each, config, tower)] if isinstance(one, int)]
+    return tower.depth(config) if layer == -1 and _normed(tower) else layer
+
+
+def states_written(layer: int | Sequence[int], config: Any, tower: Tower, layout: str) -> int | list[int]:
+    """The other way.
+
+    Raises:
+        UserError: the last layer behind its norm, which ``hidden_states`` do not hold.
+    """
+    if not isinstance(layer, int):
+        return [one for each in layer for one in [states_written(each, config, tower, layout)] if isinstance(one, int)]
+    if layer == -1 and _normed(tower):
+        raise UserError(
+            f"the layout {layout!r} cannot hold encoder.layer = -1, the last layer of a {config.model_type} behind its "
+            f"norm; it takes {tower.depth(config)}, the same before it"
+        )
+    return -1 if layer == tower.depth(config) else layer
+
+
+def _normed(tower: Tower) -> bool:
+    return type(tower).finish is not Tower.finish
+
+
 EXPERTS = {
     "qwen2_moe": ("mlp", "gate_proj", "up_proj", "down_proj"),
     "qwen3_moe": ("mlp", "gate_proj", "up_proj", "down_proj"),

@@ -12,39 +12,50 @@ from sightling.errors import UserError
 from sightling.interop.base import Folder
 from sightling.model.template import TEMPLATES
 
-PROBE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is this?"}]}]
+PICTURE: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": "what is this?"}]
+SHORT = [{"role": "user", "content": PICTURE}]
 """A conversation that every template can write."""
 
+LONG = [
+    *SHORT,
+    {"role": "assistant", "content": [{"type": "text", "text": "a cat"}]},
+    {"role": "user", "content": [{"type": "text", "text": "sure?"}]},
+]
 
-def template_of(
-    folder: Folder, tokenizer: PreTrainedTokenizerFast, candidates: Sequence[str], proper: Sequence[str] = ()
-) -> str:
-    """The name of the template that writes a prompt about a picture as the checkpoint's own does.
 
-    Args:
-        folder: the checkpoint's.
-        tokenizer: its tokenizer.
-        candidates: the templates to choose from; the first, where the checkpoint has none of its own.
-        proper: texts that the checkpoint's own may put before a conversation (a BOS, a system's words).
+def template_of(folder: Folder, tokenizer: PreTrainedTokenizerFast, usual: Sequence[str]) -> str:
+    """The name of the template that writes prompts as the checkpoint's own does.
+
+    Of the ``usual`` ones the first that writes the same prompt about a picture is taken: what stands between turns
+    is then as the model was trained, whatever the checkpoint's own says of it. Of the others, one that writes the
+    same conversation of several turns. A checkpoint that has none of its own takes the first of the usual.
 
     Raises:
-        UserError: none writes the same prompt; the message gives the checkpoint's own.
+        UserError: none writes the same; the message gives the checkpoint's own.
     """
     theirs = _own(folder, tokenizer)
     if theirs is None:
-        return candidates[0]
+        return usual[0]
     try:
-        wanted = _written(tokenizer, theirs)
+        wanted = _written(tokenizer, theirs, SHORT)
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise UserError(f"the chat template in {folder} cannot be followed: {str(error).splitlines()[0]}") from None
-    starts = ("", *proper)
-    for name in (one for one in candidates if one in TEMPLATES):
-        template = TEMPLATES.get(name)
-        prompt = _written(tokenizer, template.jinja()).removeprefix(template.begin)
-        if any(wanted.removeprefix(template.begin).removeprefix(start) == prompt for start in starts):
+    for name in usual:
+        if _same(tokenizer, name, wanted, SHORT):
             return name
+    known = tokenizer.get_vocab()
+    for name in TEMPLATES:
+        form = TEMPLATES.get(name)
+        if all(token in known for token in form.control) and _same(tokenizer, name, wanted, SHORT):
+            try:
+                whole = _written(tokenizer, theirs, LONG)
+            except (TemplateError, TypeError, ValueError, KeyError):
+                continue
+            if _same(tokenizer, name, whole, LONG):
+                return name
     raise UserError(
-        f"the chat template in {folder} writes {wanted!r}, which none of the templates {', '.join(candidates)} does"
+        f"the chat template in {folder} writes {wanted!r}, which no template here does; {', '.join(usual)} were tried "
+        "first"
     )
 
 
@@ -57,8 +68,18 @@ def _own(folder: Folder, tokenizer: PreTrainedTokenizerFast) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _written(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
+def _same(tokenizer: PreTrainedTokenizerFast, name: str, wanted: str, conversation: Any) -> bool:
+    """Whether a template writes that; a beginning that the tokenizer may put there itself is not compared."""
+    form = TEMPLATES.get(name)
+    try:
+        ours = _written(tokenizer, form.jinja(), conversation)
+    except (TemplateError, TypeError, ValueError, KeyError):
+        return False
+    return ours.removeprefix(form.begin) == wanted.removeprefix(form.begin)
+
+
+def _written(tokenizer: PreTrainedTokenizerFast, template: str, conversation: Any) -> str:
     made: Any = tokenizer.apply_chat_template(
-        PROBE, chat_template=template, tokenize=False, add_generation_prompt=True
+        conversation, chat_template=template, tokenize=False, add_generation_prompt=True
     )
     return str(made)

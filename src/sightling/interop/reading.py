@@ -47,9 +47,9 @@ class Reader:
         """The processor alone."""
         return read_processor(self.layout, path)
 
-    def load_model(self, path: Path, dtype: Any = "auto") -> VisionLanguageModel:
-        """The model alone."""
-        return read_model(self.layout, path, dtype=dtype)
+    def load_model(self, path: Path, *args: Any, **told: Any) -> Any:
+        """The model alone; ``told`` is what transformers' ``from_pretrained`` takes besides."""
+        return read_model(self.layout, path, told.pop("config", None), told.pop("dtype", "auto"), **told)
 
 
 def read_config(layout: Layout, path: Path) -> VisionLanguageConfig:
@@ -95,8 +95,8 @@ def read_processor(
 
 
 def read_model(
-    layout: Layout, path: Path, config: VisionLanguageConfig | None = None, dtype: Any = "auto"
-) -> VisionLanguageModel:
+    layout: Layout, path: Path, config: VisionLanguageConfig | None = None, dtype: Any = "auto", **told: Any
+) -> Any:
     """Our model with the weights of a foreign folder, every one of them.
 
     Raises:
@@ -109,13 +109,14 @@ def read_model(
         state = load_state(layout, config, source, path)
     if dtype == "auto":
         dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
-    model = VisionLanguageModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
-    told = config.origin["files"].get("generation_config.json")
-    if told is not None:
-        generation = GenerationConfig.from_dict({key: told[key] for key in told if key != "transformers_version"})
+    loaded = VisionLanguageModel.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **told)
+    spoken = config.origin["files"].get("generation_config.json")
+    if spoken is not None:
+        generation = GenerationConfig.from_dict({key: spoken[key] for key in spoken if key != "transformers_version"})
         generation.suppress_tokens = sorted({*(generation.suppress_tokens or ()), config.image_token_id})
+        model = loaded[0] if told.get("output_loading_info") else loaded
         model.generation_config = generation
-    return model
+    return loaded
 
 
 def load_state(layout: Layout, config: VisionLanguageConfig, source: Source, path: Path) -> dict[str, Tensor]:

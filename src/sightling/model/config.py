@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from sightling.foreign import layout_of, reader
 from sightling.parts import make, validate
 from sightling.sight.connectors import CONNECTORS, ConnectorOptions
 from sightling.sight.encoders import EncoderOptions
@@ -36,6 +38,18 @@ class VisionLanguageConfig(PreTrainedConfig):
     image_token_id: int = 0
     origin: dict | None = None
     tie_word_embeddings: bool = False
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As saved; a foreign layout that is known is read.
+
+        Raises:
+            UserError: a foreign model that ours cannot be.
+        """
+        foreign = layout_of(path)
+        if foreign is not None:
+            return reader(foreign).load_config(Path(path))
+        return super().from_pretrained(path, *args, **kwargs)
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Sub-configurations given as dictionaries become objects of their own class."""
