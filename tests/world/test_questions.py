@@ -27,7 +27,12 @@ FEW = SceneSpec(
     colors=("red", "yellow", "green", "blue", "purple", "black", "white", "orange"),
 )
 HABITUAL = replace(FEW, habit=Habit(cause=("circle", "red"), effect=(None, "blue"), share=0.5))
-CLOSED = tuple(name for name, family in FAMILIES.items() if family.write is None)
+NEEDED = {
+    "finding": SceneSpec(sizes=("miniature", "large"), needles=1),
+    "tally": SceneSpec(sizes=("miniature",), max_things=20, crowd=2),
+}
+"""Scenes of families that ordinary ones do not carry; their truth and balance: test_high_resolution.py."""
+CLOSED = tuple(name for name, family in FAMILIES.items() if family.write is None and name not in NEEDED)
 FROM_TEN = {name: 1.0 for name in FAMILIES}
 
 
@@ -82,7 +87,7 @@ def _check(question: Question, scene: Scene) -> None:
     elif family == "place":
         fact = facts[_only(things[0], scene)]
         assert answer == PLACES[fact.place].canonical(question.language)
-    elif family == "reading":
+    elif family in ("reading", "reading_place"):
         assert any(fact.glyph == answer for fact in facts)
     elif family in ("caption", "description"):
         count = len(facts)
@@ -151,7 +156,8 @@ def test_every_family_speaks_both_languages() -> None:
     for name, family in FAMILIES.items():
         assert family.templates["en"].keys() == family.templates["zh"].keys(), name
         for language in ("en", "zh"):
-            found = [ask(sample_scene(seed, SPEC), name, language, Random(seed), SPEC) for seed in range(60)]
+            spec = NEEDED.get(name, SPEC)
+            found = [ask(sample_scene(seed, spec), name, language, Random(seed), spec) for seed in range(60)]
             assert any(question is not None for question in found), (name, language)
 
 
@@ -202,7 +208,7 @@ def _blind(known: list[Question], asked: list[Question]) -> tuple[float, float]:
 def test_a_blind_guesser_gains_nothing(spec: SceneSpec) -> None:
     known, asked = _asked(spec, 0, 800), _asked(spec, 10**6, 800)
     for family in CLOSED:
-        if family == "reading":
+        if family in ("reading", "reading_place"):
             continue  # no letters here; their answers are uniform by construction
         share, chance = _blind(known[family], asked[family])
         assert len(asked[family]) > 400

@@ -38,7 +38,7 @@ def score_caption(text: str, scene: Scene, language: str) -> CaptionScore:
     A thing is rightly named when it agrees with all that its mention states: a small red circle called "a red circle"
     is right, called "a large red circle" it is not, and then it is both absent and missed. No thing is matched twice.
     "Things" of which nothing is said, and denials ("no red circle"), name nothing. A mention names at most
-    ``MOST_THINGS`` things, so that one "9999 circles" does not drown a thousand captions.
+    ``MOST_THINGS`` things, or as many as the scene has, so that one "9999 circles" does not drown a thousand captions.
 
     Raises:
         ValueError: an unknown language.
@@ -56,7 +56,7 @@ def score_description(said: Description, scene: Scene) -> CaptionScore:
         if not mention.stated():
             continue
         fits = [index for index, fact in enumerate(facts) if mention.fits(fact)]
-        count = min(mention.count, MOST_THINGS)
+        count = min(mention.count, max(MOST_THINGS, len(facts)))
         named += count
         fitting.extend([fits] * count)
 

@@ -101,8 +101,11 @@ SIZES: dict[str, Entry] = dict(
     [
         _adjective("small", "small|little|tiny", "小|小小|小型"),
         _adjective("large", "large|big|huge", "大|大大|大型"),
+        # Not "tiny", which has been a synonym of small from the first.
+        _adjective("miniature", "miniature|mini|minute", "微小|微型|迷你"),
     ]
 )
+"""Sizes by key; ``"miniature"`` is for pictures of high resolution and appears only where a specification names it."""
 
 TEXTURES: dict[str, Entry] = dict(
     [

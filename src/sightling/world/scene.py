@@ -17,7 +17,7 @@ class Thing:
     Attributes:
         shape: a key of ``lexicon.SHAPES`` (``"circle"``); ``"letter"`` for a letter or digit.
         color: a key of ``lexicon.COLORS``.
-        size: a key of ``lexicon.SIZES``: ``"small"`` or ``"large"``.
+        size: a key of ``lexicon.SIZES``: ``"small"``, ``"large"`` or ``"miniature"``.
         texture: a key of ``lexicon.TEXTURES``; ``"plain"`` for one solid colour.
         x, y: the centre, as fractions of the picture's width and height.
         radius: half the side of the bounding square, as a fraction of the shorter side.

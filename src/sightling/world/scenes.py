@@ -7,6 +7,7 @@ equally likely. When things do not fit, they are placed anew, then some become s
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +19,9 @@ from sightling.world.colors import distance, jittered, mix
 from sightling.world.lexicon import RGB
 from sightling.world.outlines import ROUND, extent, scale_of
 from sightling.world.scene import Background, Scene, Thing
-from sightling.world.spec import MOST_THINGS, Habit, SceneSpec, kinds_of, matches
+from sightling.world.spec import MINIATURE, MOST_THINGS, RADII, Habit, SceneSpec, crowd_counts, kinds_of, matches
 
-__all__ = ["MOST_THINGS", "Habit", "SceneSpec", "sample_scene"]
-
-RADII: dict[str, tuple[float, float]] = {"small": (0.075, 0.09), "large": (0.145, 0.17)}
-"""The radius of a disc of each size, as fractions of the shorter side; other shapes have that disc's area."""
+__all__ = ["MOST_THINGS", "RADII", "Habit", "SceneSpec", "sample_scene"]
 
 MOST_TURN = 12
 """Things are turned by at most this many degrees, so that a square never looks like a diamond."""
@@ -34,6 +32,8 @@ CONTRAST = 30.0
 # Beyond this share of the picture, random places almost never leave room for all.
 _CROWDED = 0.7
 _TRIES = 40
+# With more colours than this in one picture, few backgrounds contrast with all.
+_PALETTE = 3
 _RESTARTS = 6
 
 
@@ -42,17 +42,28 @@ def sample_scene(seed: int, spec: SceneSpec) -> Scene:
     if seed < 0:
         raise UserError(f"a scene's seed must be 0 or more, not {seed}")
     rng = random.Random(seed)
-    count = rng.randint(spec.min_things, spec.max_things)
+    counts = [rng.choice(crowd_counts(spec)) for _ in range(spec.crowd)]
+    count = sum(counts) if counts else rng.randint(spec.min_things, spec.max_things)
     aspect = 1.0
     if spec.max_aspect > 1 or spec.min_aspect < 1:
-        aspect = round(rng.uniform(spec.min_aspect, spec.max_aspect), 4)
+        aspect = _draw_aspect(rng, spec)
     things = [_draw_thing(rng, spec) for _ in range(count)]
-    if count > 1 and rng.random() < spec.repeat:
+    if counts:
+        _make_crowd(things, counts, spec, rng)
+    elif count > 1 and rng.random() < spec.repeat:
         _make_group(things, rng)
     if spec.habit is not None:
         _apply_habit(things, spec.habit, spec, rng)
+    if spec.needles:
+        _hide_needles(things, spec, rng)
     painted = tuple(_lay_out([_paint(thing, spec, rng) for thing in things], aspect, spec, rng))
     return Scene(painted, _draw_background([thing.shade for thing in painted], spec, rng), aspect)
+
+
+def _draw_aspect(rng: random.Random, spec: SceneSpec) -> float:
+    if spec.log_aspect:
+        return round(math.exp(rng.uniform(math.log(spec.min_aspect), math.log(spec.max_aspect))), 4)
+    return round(rng.uniform(spec.min_aspect, spec.max_aspect), 4)
 
 
 # --- what the things are ----------------------------------------------------------------------------------------
@@ -97,6 +108,26 @@ def _make_group(things: list[_Kind], rng: random.Random) -> None:
     rng.shuffle(things)
 
 
+def _make_crowd(things: list[_Kind], counts: Sequence[int], spec: SceneSpec, rng: random.Random) -> None:
+    """Give the things one shape for each of ``counts``, and colours of a small palette that keeps clear of grounds."""
+    shapes = rng.sample(spec.shapes, len(counts))
+    palette = rng.sample(spec.colors, min(_PALETTE, len(spec.colors)))
+    dealt = [shape for shape, count in zip(shapes, counts, strict=True) for _ in range(count)]
+    for thing, shape in zip(things, dealt, strict=True):
+        thing.shape, thing.color = shape, rng.choice(palette)
+    rng.shuffle(things)
+
+
+def _hide_needles(things: list[_Kind], spec: SceneSpec, rng: random.Random) -> None:
+    """Let so many things be miniature as the specification says, and no other."""
+    others = [size for size in spec.sizes if size != MINIATURE]
+    for thing in things:
+        if thing.size == MINIATURE:
+            thing.size = rng.choice(others)
+    for thing in rng.sample(things, min(spec.needles, len(things))):
+        thing.size = MINIATURE
+
+
 def _apply_habit(things: list[_Kind], habit: Habit, spec: SceneSpec, rng: random.Random) -> None:
     """Clear the scene of both patterns, then plant what the lot says, so that the frequencies are exact."""
     caused = len(things) > 1 and rng.random() < habit.share
@@ -134,13 +165,13 @@ def _paint(kind: _Kind, spec: SceneSpec, rng: random.Random) -> Thing:
     if kind.shape == "letter":
         texture = "plain"
     angle = 0.0 if kind.shape in ROUND else float(rng.randint(-MOST_TURN, MOST_TURN))
-    radius = _radius(kind.shape, kind.size, rng)
+    radius = _radius(kind.shape, kind.size, spec, rng)
     shade = jittered(kind.color, rng)
     return Thing(kind.shape, kind.color, kind.size, texture, 0.5, 0.5, radius, angle, shade, kind.glyph)
 
 
-def _radius(shape: str, size: str, rng: random.Random) -> float:
-    return round(rng.uniform(*RADII[size]) * scale_of(shape), 4)
+def _radius(shape: str, size: str, spec: SceneSpec, rng: random.Random) -> float:
+    return round(rng.uniform(*RADII[size]) * scale_of(shape) * spec.scale, 4)
 
 
 # --- where the things are ---------------------------------------------------------------------------------------
@@ -158,13 +189,17 @@ def _lay_out(things: Sequence[Thing], aspect: float, spec: SceneSpec, rng: rando
             placed = _place(chosen, aspect, spec, rng)
             if placed is not None:
                 return placed
-        large = [index for index, thing in enumerate(chosen) if thing.size != "small"]
+        large = [index for index, thing in enumerate(chosen) if thing.size == "large"]
         if large and "small" in spec.sizes:
             index = rng.choice(large)
-            chosen[index] = replace(chosen[index], size="small", radius=_radius(chosen[index].shape, "small", rng))
+            radius = _radius(chosen[index].shape, "small", spec, rng)
+            chosen[index] = replace(chosen[index], size="small", radius=radius)
         else:
-            # Nothing is left to give but a little of the sizes themselves.
-            chosen = [replace(thing, radius=round(thing.radius * 0.93, 4)) for thing in chosen]
+            # Nothing is left to give but a little of the sizes themselves; miniature things are not what takes room.
+            chosen = [
+                thing if thing.size == MINIATURE else replace(thing, radius=round(thing.radius * 0.93, 4))
+                for thing in chosen
+            ]
 
 
 def _crowding(things: Sequence[Thing], aspect: float) -> float:
@@ -173,11 +208,14 @@ def _crowding(things: Sequence[Thing], aspect: float) -> float:
 
 
 def _place(things: Sequence[Thing], aspect: float, spec: SceneSpec, rng: random.Random) -> list[Thing] | None:
-    """One attempt: the largest first, each tried at random places; None when one finds no room."""
+    """One attempt: the largest first, each tried at random places; None when one finds no room.
+
+    But before all others the miniature, which fit anywhere: so no place is likelier than another for them.
+    """
     width, height = max(aspect, 1.0), max(1 / aspect, 1.0)
     placed: list[Thing] = list(things)
-    boxes: list[tuple[Box, str]] = []
-    for index in sorted(range(len(things)), key=lambda i: -things[i].radius):
+    boxes: list[tuple[Box, Thing]] = []
+    for index in sorted(range(len(things)), key=lambda i: (things[i].size != MINIATURE, -things[i].radius)):
         thing = things[index]
         reach = extent(thing.shape, thing.glyph, thing.angle)
         left, top, right, bottom = (thing.radius * side for side in reach)
@@ -185,14 +223,19 @@ def _place(things: Sequence[Thing], aspect: float, spec: SceneSpec, rng: random.
             x = round(rng.uniform(spec.margin - left, width - spec.margin - right) / width, 4)
             y = round(rng.uniform(spec.margin - top, height - spec.margin - bottom) / height, 4)
             box = (x * width + left, y * height + top, x * width + right, y * height + bottom)
-            if all(_apart(box, other, 0.0 if color == thing.color else spec.max_overlap, spec.gap)
-                   for other, color in boxes):  # fmt: skip
+            if all(_apart(box, other, _overlap(thing, rest, spec), spec.gap) for other, rest in boxes):
                 placed[index] = replace(thing, x=x, y=y)
-                boxes.append((box, thing.color))
+                boxes.append((box, thing))
                 break
         else:
             return None
     return placed
+
+
+def _overlap(thing: Thing, other: Thing, spec: SceneSpec) -> float:
+    """How much of a box another may cover: nothing of like colours, and nothing of the miniature, of which little is
+    much."""
+    return 0.0 if thing.color == other.color or MINIATURE in (thing.size, other.size) else spec.max_overlap
 
 
 def _apart(first: Box, second: Box, max_overlap: float, gap: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
@@ -14,7 +15,19 @@ Pattern = tuple[str | None, str | None]
 """A shape and a colour; ``None`` stands for any."""
 
 MOST_THINGS = 12
-"""More things than this cannot be placed apart in every picture."""
+"""More things than this cannot be placed apart in every picture, unless all are very small."""
+
+MOST_SMALL_THINGS = 48
+"""The most things of a scene however small they are."""
+
+MINIATURE = "miniature"
+"""The size that needs high resolution: at 896 px a miniature thing is legible, in an overview of 112 px a blur."""
+
+RADII: dict[str, tuple[float, float]] = {"miniature": (0.01, 0.0145), "small": (0.075, 0.09), "large": (0.145, 0.17)}
+"""The radius of a disc of each size, as fractions of the shorter side; other shapes have that disc's area."""
+
+# Things are told apart by eye and placed at random, so most of the picture must stay free of their bounding squares.
+_ROOM = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,11 @@ class SceneSpec:
         gap: the least distance between bounding boxes where they do not overlap, as a fraction of the shorter side.
         margin: the least distance of a thing from the picture's edge, likewise.
         min_aspect, max_aspect: width divided by height is uniform between them.
+        log_aspect: its logarithm is uniform instead, so that wide pictures do not outnumber tall ones.
+        scale: all things are drawn so many times their size, 1 or less, for pictures of very high resolution.
+        needles: 0, or how many things are miniature; all others are of the other ``sizes``, of which there must be one.
+        crowd: 0, or how many shapes a scene is a crowd of. Of each there are as many as an even lot says between
+            ``min_things`` and ``max_things`` divided by ``crowd``, whatever the others' number; ``repeat`` has no say.
 
     Raises:
         UserError: an unknown name, a number out of range, or a habit that the spec cannot show.
@@ -60,7 +78,7 @@ class SceneSpec:
     max_things: int = 4
     shapes: tuple[str, ...] = tuple(OUTLINES)
     colors: tuple[str, ...] = tuple(lexicon.COLORS)
-    sizes: tuple[str, ...] = tuple(lexicon.SIZES)
+    sizes: tuple[str, ...] = ("small", "large")
     textures: tuple[str, ...] = tuple(lexicon.TEXTURES)
     backgrounds: tuple[str, ...] = tuple(lexicon.BACKGROUNDS)
     textured: float = 0.2
@@ -72,22 +90,29 @@ class SceneSpec:
     margin: float = 0.015
     min_aspect: float = 1.0
     max_aspect: float = 1.0
+    log_aspect: bool = False
+    scale: float = 1.0
+    needles: int = 0
+    crowd: int = 0
 
     def __post_init__(self) -> None:
         for name, table in _TABLES.items():
             _check_names(name, getattr(self, name), table)
-        if not 1 <= self.min_things <= self.max_things <= MOST_THINGS:
-            raise UserError(
-                f"scene spec: min_things {self.min_things} and max_things {self.max_things} must satisfy "
-                f"1 <= min_things <= max_things <= {MOST_THINGS}"
-            )
         for name, most in _SHARES.items():
             _check_range(name, getattr(self, name), 0.0, most)
-        if not 0.25 <= self.min_aspect <= self.max_aspect <= 4:
+        _check_range("scale", self.scale, 0.2, 1.0)
+        if not 1 <= self.min_things <= self.max_things <= most_things(self):
+            raise UserError(
+                f"scene spec: min_things {self.min_things} and max_things {self.max_things} must satisfy "
+                f"1 <= min_things <= max_things <= {most_things(self)} for things of these sizes"
+            )
+        if not 1 / WIDEST <= self.min_aspect <= self.max_aspect <= WIDEST:
             raise UserError(
                 f"scene spec: min_aspect {self.min_aspect} and max_aspect {self.max_aspect} must satisfy "
-                "0.25 <= min_aspect <= max_aspect <= 4"
+                f"{1 / WIDEST:g} <= min_aspect <= max_aspect <= {WIDEST}"
             )
+        _check_needles(self)
+        _check_crowd(self)
         if self.habit is not None:
             _check_habit(self.habit, self)
 
@@ -117,12 +142,26 @@ _TABLES: dict[str, Mapping[str, Any]] = {
     "textures": lexicon.TEXTURES,
     "backgrounds": lexicon.BACKGROUNDS,
 }
+WIDEST = 8
+"""The most that a picture's sides may differ, as a ratio."""
+
 _SHARES = {"textured": 1.0, "letters": 1.0, "repeat": 1.0, "max_overlap": 0.3, "gap": 0.1, "margin": 0.1}
 
 
 def matches(shape: str, color: str, pattern: Pattern) -> bool:
     """Whether a thing of this shape and colour is like a habit's pattern."""
     return pattern[0] in (None, shape) and pattern[1] in (None, color)
+
+
+def most_things(spec: SceneSpec) -> int:
+    """How many things the scenes of a specification may hold, so that they can be placed apart: by the largest."""
+    largest = max(RADII[size][1] for size in spec.sizes) * spec.scale
+    return max(MOST_THINGS, min(MOST_SMALL_THINGS, int(_ROOM / (2 * largest) ** 2)))
+
+
+def crowd_counts(spec: SceneSpec) -> range:
+    """How many things of one shape a crowd can hold, every number as likely as another."""
+    return range(math.ceil(spec.min_things / spec.crowd), spec.max_things // spec.crowd + 1)
 
 
 def kinds_of(spec: SceneSpec) -> list[tuple[str, str]]:
@@ -158,9 +197,10 @@ def _typed(cls: type, mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
         elif kind.startswith("Habit"):
             fits = value is None or isinstance(value, (Mapping, Habit))
         else:
-            fits = isinstance(value, int if kind == "int" else (int, float)) and not isinstance(value, bool)
+            number = not isinstance(value, bool) and isinstance(value, int if kind == "int" else (int, float))
+            fits = isinstance(value, bool) if kind == "bool" else number
         if not fits:
-            meant = {"int": "a whole number", "float": "a number"}.get(kind, "a list of names")
+            meant = {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(kind, "a list of names")
             raise UserError(
                 f"{where}: {name} must be {'a mapping' if kind.startswith('Habit') else meant}, not {value!r}"
             )
@@ -204,3 +244,28 @@ def _check_habit(habit: Habit, spec: SceneSpec) -> None:
         raise UserError(f"scene spec: habit: a thing could be both cause {habit.cause!r} and effect {habit.effect!r}")
     if all(matches(*kind, habit.cause) or matches(*kind, habit.effect) for kind in kinds):
         raise UserError("scene spec: habit: every thing of the spec is cause or effect; add shapes or colors")
+
+
+def _check_needles(spec: SceneSpec) -> None:
+    if not 0 <= spec.needles <= spec.max_things:
+        raise UserError(f"scene spec: needles must lie between 0 and max_things {spec.max_things}, not {spec.needles}")
+    if spec.needles and (MINIATURE not in spec.sizes or len(spec.sizes) == 1):
+        told = ", ".join(spec.sizes)
+        raise UserError(f"scene spec: needles need sizes to hold {MINIATURE!r} and one more, not {told}")
+
+
+def _check_crowd(spec: SceneSpec) -> None:
+    if not spec.crowd:
+        return
+    if not 2 <= spec.crowd <= len(spec.shapes):
+        raise UserError(
+            f"scene spec: crowd must be 0 or lie between 2 and the number of shapes, {len(spec.shapes)}, "
+            f"not {spec.crowd}"
+        )
+    if not crowd_counts(spec):
+        raise UserError(
+            f"scene spec: min_things {spec.min_things} and max_things {spec.max_things} leave no number that a crowd "
+            f"of {spec.crowd} shapes could have of each"
+        )
+    if spec.letters or spec.habit is not None:
+        raise UserError("scene spec: a crowd has neither letters nor a habit; set letters to 0 and habit to null")

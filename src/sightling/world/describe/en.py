@@ -34,10 +34,12 @@ def noun_phrase(mention: Mention, article: str, words: Words, place: bool = True
     Args:
         mention: what to say; a missing shape is said as "thing".
         article: ``"a"`` (a/an), ``"the"``, ``""`` (bare singular), ``"many"`` (bare plural) or ``"count"``
-            (the mention's own number: "a ..." for one, "two ...s" for two).
+            (the mention's own number: "a ..." for one, "two ...s" for two). ``"where"`` says the place alone.
         words: draws the words.
         place: whether to say the mention's place.
     """
+    if article == "where" and mention.place is not None:
+        return place_phrase(mention.place, words)
     if article == "count":
         article, lead = ("a", "") if mention.count == 1 else ("many", number(mention.count) + " ")
     else:

@@ -34,11 +34,13 @@ def noun_phrase(mention: Mention, article: str, words: Words, place: bool = True
     Args:
         mention: what to say; a missing shape is said as "东西".
         article: ``"a"`` (一个…), ``"count"`` (the mention's own number, 两个…), ``"measure"`` (the measure word
-            without a number, as after 几) or anything else for the bare phrase, which Chinese uses both for "the"
-            and for the plural.
+            without a number, as after 几), ``"where"`` (the place alone) or anything else for the bare phrase, which
+            Chinese uses both for "the" and for the plural.
         words: draws the words.
         place: whether to say the mention's place.
     """
+    if article == "where" and mention.place is not None:
+        return words.zh(PLACES[mention.place])
     adjectives: list[str] = []
     if mention.size is not None:
         adjectives.append(words.zh(SIZES[mention.size]))

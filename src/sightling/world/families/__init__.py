@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from sightling.world.families import attributes, comparison, count, existence, place, reading, relation, telling
+from sightling.world.families import (
+    attributes,
+    comparison,
+    count,
+    existence,
+    finding,
+    place,
+    reading,
+    relation,
+    tally,
+    telling,
+)
 from sightling.world.families.base import Draft, Family, View
 
 FAMILIES: dict[str, Family] = {
@@ -17,6 +28,9 @@ FAMILIES: dict[str, Family] = {
         relation.FAMILY,
         comparison.FAMILY,
         reading.FAMILY,
+        reading.BY_PLACE,
+        finding.FAMILY,
+        tally.FAMILY,
         telling.CAPTION,
         telling.DESCRIPTION,
     )

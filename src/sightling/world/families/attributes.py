@@ -8,6 +8,7 @@ from random import Random
 from sightling.world.families.base import Draft, Extreme, Family, Propose, View, pick
 from sightling.world.lexicon import COLORS, SHAPES, SIZES
 from sightling.world.mentions import Mention
+from sightling.world.spec import MINIATURE
 
 Ways = Sequence[Sequence[str]]
 
@@ -35,7 +36,9 @@ def _proposer(attribute: str, form: str, choices: str, ways: Ways) -> Propose:
                     told = reference.stated() if form == "size" else (reference.shape or reference.color or "",)
                     group = (form, *told)
                 allowed = tuple(name for name in getattr(view.spec, choices) if name != "letter")
-                return Draft(form, getattr(fact, attribute), allowed, {"a": reference}, group)
+                # "Large or small?" leaves no third answer.
+                said = "any size" if form == "size" and MINIATURE in allowed else form
+                return Draft(said, getattr(fact, attribute), allowed, {"a": reference}, group)
         return None
 
     return propose
@@ -84,8 +87,14 @@ SIZE = Family(
     about="the size of a thing referred to by shape, colour or place",
     propose=_proposer("size", "size", "sizes", (("shape",), ("color", "shape"), ("color",), ("place",))),
     templates={
-        "en": {"size": ("is {a:the} large or small?", "is {a:the} small or large?", "what size is {a:the}?")},
-        "zh": {"size": ("{a}是大还是小？", "{a}是小还是大？", "{a}有多大？")},
+        "en": {
+            "size": ("is {a:the} large or small?", "is {a:the} small or large?", "what size is {a:the}?"),
+            "any size": ("what size is {a:the}?", "how large is {a:the}?"),
+        },
+        "zh": {
+            "size": ("{a}是大还是小？", "{a}是小还是大？", "{a}有多大？"),
+            "any size": ("{a}有多大？", "{a}是什么大小？"),
+        },
     },
     word=_size_word,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from sightling.world.families.base import YES_NO, Draft, Family, View, one, pick, yes_no
+from sightling.world.spec import RADII
 
 _SIZE_WAYS = (("shape",), ("color",), ("color", "shape"), ("color", "shape"))
 _NOUNS = {"shape": "shapes", "color": "colors", "size": "sizes"}
@@ -31,7 +32,7 @@ def _larger(view: View, rng: Random) -> Draft | None:
             a, b = view.reference(first, _SIZE_WAYS, rng), view.reference(second, _SIZE_WAYS, rng)
             if a is None or b is None:
                 continue
-            larger = view.facts[first].size == "large"
+            larger = RADII[view.facts[first].size] > RADII[view.facts[second].size]
             slots = {"a": a, "b": b}
             lot = rng.random()
             if lot < 0.5:

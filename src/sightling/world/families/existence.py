@@ -18,7 +18,9 @@ from sightling.world.mentions import Mention
 NEAR = 0.5
 """How often the twin is the scene with its attributes dealt anew, where the scene allows it."""
 
-_LEVELS: tuple[tuple[str, ...], ...] = (
+Levels = tuple[tuple[str, ...], ...]
+
+_LEVELS: Levels = (
     ("shape",),
     ("color",),
     ("color", "shape"),
@@ -31,7 +33,8 @@ _LEVELS: tuple[tuple[str, ...], ...] = (
 )
 
 
-def _dealt_anew(facts: tuple[ThingFact, ...], rng: Random) -> tuple[ThingFact, ...]:
+def dealt_anew(facts: tuple[ThingFact, ...], rng: Random) -> tuple[ThingFact, ...]:
+    """The things with their colours and their sizes shuffled among them: an equally likely scene without a habit."""
     colors = [fact.color for fact in facts]
     sizes = [fact.size for fact in facts]
     rng.shuffle(colors)
@@ -51,17 +54,20 @@ def propose(view: View, rng: Random) -> Draft | None:
     yes = rng.random() < 0.5
     # Under a habit colours do not belong to things by chance, so a new deal is no longer a likely scene.
     if len(view.facts) > 1 and view.spec.habit is None and rng.random() < NEAR:
-        found = _compare(view.facts, _dealt_anew(view.facts, rng), yes, rng)
+        found = compare(view.facts, dealt_anew(view.facts, rng), yes, rng)
         if found is not None:
             return found
-    return _compare(view.facts, view.twin(), yes, rng)
+    return compare(view.facts, view.twin(), yes, rng)
 
 
-def _compare(facts: tuple[ThingFact, ...], twin: tuple[ThingFact, ...], yes: bool, rng: Random) -> Draft | None:
+def compare(
+    facts: tuple[ThingFact, ...], twin: tuple[ThingFact, ...], yes: bool, rng: Random, levels: Levels = _LEVELS
+) -> Draft | None:
+    """A question for something that only ``facts`` hold (``yes``) or only ``twin``, at one of the ``levels``."""
     here, there = (facts, twin) if yes else (twin, facts)
-    levels = list(_LEVELS)
-    while levels:
-        names = levels.pop(int(rng.random() * len(levels)))
+    left = list(levels)
+    while left:
+        names = left.pop(int(rng.random() * len(left)))
         first, second = _sayings(here, names), _sayings(there, names)
         only_here = [said for said in first if said not in second]
         # Both differences must hold something, or the level would be asked with one answer more than the other.
@@ -72,7 +78,7 @@ def _compare(facts: tuple[ThingFact, ...], twin: tuple[ThingFact, ...], yes: boo
     return None
 
 
-_WORDS = {"en": {"yes": "yes", "no": "no"}, "zh": {"yes": "有", "no": "没有"}}
+WORDS = {"en": {"yes": "yes", "no": "no"}, "zh": {"yes": "有", "no": "没有"}}
 
 _ONE = ("is there {a:a}?", "do you see {a:a}?", "can you find {a:a}?")
 _ZH = ("图中有没有{a}？", "图中有{a}吗？", "有没有{a}？", "这里有没有{a}？")
@@ -85,6 +91,6 @@ FAMILY = Family(
         "en": {"is": (*_ONE, "are there any {a:many}?"), "sign": _ONE},
         "zh": {"is": _ZH, "sign": _ZH},
     },
-    word=lambda language, form, answer: _WORDS[language][answer],
+    word=lambda language, form, answer: WORDS[language][answer],
     thinned=False,
 )
