@@ -18,10 +18,12 @@ from sightling.decode.batch import answer_all
 from sightling.decode.generate import generate
 from sightling.decode.session import Session
 from sightling.errors import UserError
+from sightling.evaluate.facts import part_facts
 from sightling.evaluate.likelihood import score_choices
 from sightling.model import VisionLanguageModel, VisionLanguageProcessor
 from sightling.model.build import build_model, check_model
 from sightling.model.inputs import Inputs
+from sightling.model.inspection import inspect_model
 from sightling.train.objectives.answer import TENSORS
 from sightling.train.packing import collate_rows, document
 
@@ -330,3 +332,14 @@ def test_messages_and_pil_pictures_take_the_same_way() -> None:
         logits: Tensor = model(**inputs, use_cache=False).logits
         last = processor(text=f"{mark}b{mark}c", images=shown[1], return_tensors="pt")
         torch.testing.assert_close(logits[1], model(**last, use_cache=False).logits[0], atol=1e-4, rtol=1e-4)
+
+
+def test_reports_tell_what_stands_beside_the_text() -> None:
+    model, processor = opened("tiles")
+    shown = picture(1, 40, 20)
+    told = inspect_model(processor, shown, "red?")
+    assert len(told.tiles) == 3 and [tile.tokens for tile in told.tiles] == [16] * 3
+    assert told.total == 1 == sum(tile.tokens for tile in told.tiles) + sum(told.beside.values())
+    assert told.text_tokens + 1 == len(processor.encode(question("red?", shown), prompt_only=True).input_ids)
+    facts = {fact.name: fact.kind for fact in part_facts(model, processor)}
+    assert facts["connector"] == "cross_attention, 16 visual tokens beside the text a picture of 16 x 16"

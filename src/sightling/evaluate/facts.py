@@ -31,10 +31,15 @@ def part_facts(model: VisionLanguageModel, processor: VisionLanguageProcessor) -
     vision, text = model.config.vision_config, model.config.text_config
     vision = getattr(vision, "vision_config", vision)
     size, patch = processor.image_processor.image_size, processor.image_processor.patch_size
+    options, square = model.config.connector_options(), processor.image_processor.plan(size, size)
+    shown = f"{processor.image_processor.count(size, size)} visual tokens"
+    if options.beside:
+        extra = processor.image_processor.extra_features
+        shown = f"{sum(options.tokens(*grid, extra) for grid in square.patches)} visual tokens beside the text"
     kinds = {
         "encoder": f"{vision.model_type}, {_of(vision)}, {size} x {size} px in patches of {patch}",
         "connector": f"{model.config.connector.get('type', '')}, "
-        f"{processor.image_processor.count(size, size)} visual tokens a picture of {size} x {size}",
+        f"{shown} a picture of {size} x {size}",
         "language_model": f"{text.model_type}, {_of(text)}, {text.vocab_size:,} tokens",
     }
     seen: set[int] = set()

@@ -136,7 +136,7 @@ def inspect_model(processor: VisionLanguageProcessor, picture: Picture, text: st
         return connector.tokens(rows, columns, images.extra_features)
 
     plan = images.plan(*picture.size(), picture.tiles)
-    return _inspection(images.tiling, plan, tokens, prompt_pieces(processor, picture, text), "")
+    return _inspection(images.tiling, plan, tokens, prompt_pieces(processor, picture, text), "", connector.beside)
 
 
 def inspect_recipe(
@@ -172,7 +172,7 @@ def inspect_recipe(
     if tokenizer is not None:
         resample = prepared_as(path)[1] if path else "bicubic"
         pieces = prompt_pieces(build_processor(section, vision, tokenizer, resample), picture, text)
-    return _inspection(named, plan, tokens, pieces, reason)
+    return _inspection(named, plan, tokens, pieces, reason, connector.beside)
 
 
 def _tokenizer(section: ModelSection, trained_by: str | None) -> tuple[Any, str]:
@@ -198,14 +198,19 @@ def _inspection(
     tokens: Callable[[int, int], int],
     prompt: tuple[Piece, ...] | None,
     no_prompt: str,
+    outside: bool,
 ) -> Inspection:
     counts, beside = token_counts(plan, tokens)
+    total = plan.count(tokens)
+    if outside:
+        # The text holds one placeholder, and none of the words that a scheme puts between tiles.
+        beside, total = {"looked at beside the text": -sum(counts), "placeholder": 1}, 1
     facts = zip(plan, _places(plan), plan.patches, counts, strict=True)
     tiles = tuple(
         Tile(number, place, *shown(tile), tile.canvas, patches, count)
         for number, (tile, place, patches, count) in enumerate(facts, 1)
     )
-    return Inspection(scheme, plan, tiles, beside, plan.count(tokens), prompt, no_prompt)
+    return Inspection(scheme, plan, tiles, beside, total, prompt, no_prompt)
 
 
 def _places(plan: Plan) -> Iterator[str]:
