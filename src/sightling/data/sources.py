@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sightling.data import files, mixture, world
+from sightling.data import files, mixture, series, world
 from sightling.data.source import SOURCES, Source, SourceOptions
 
-__all__ = ["SOURCES", "Source", "SourceOptions", "files", "mixture", "world"]
+__all__ = ["SOURCES", "Source", "SourceOptions", "files", "mixture", "series", "world"]

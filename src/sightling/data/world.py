@@ -152,12 +152,12 @@ class WorldOptions(SourceOptions):
     @field_validator("families")
     @classmethod
     def _families(cls, value: dict[str, float]) -> dict[str, float]:
-        return _known(value, FAMILIES, "question family")
+        return weighed(value, FAMILIES, "question family")
 
     @field_validator("languages")
     @classmethod
     def _languages(cls, value: dict[str, float]) -> dict[str, float]:
-        return _known(value, LANGUAGES, "language")
+        return weighed(value, LANGUAGES, "language")
 
     @field_validator("scene")
     @classmethod
@@ -183,7 +183,12 @@ class WorldOptions(SourceOptions):
         )
 
 
-def _known(value: dict[str, float], known: Any, kind: str) -> dict[str, float]:
+def weighed(value: dict[str, float], known: Any, kind: str) -> dict[str, float]:
+    """Weights by name, checked: each name among ``known``, each weight 0 or more, one above 0.
+
+    Raises:
+        ValueError: one of these is not so; ``kind`` is what the names are called.
+    """
     for name, weight in value.items():
         if name not in known:
             raise ValueError(f"there is no {kind} {name!r}; {nearest(name, known)}")

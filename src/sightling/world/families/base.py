@@ -216,12 +216,16 @@ class Family:
 
     def text(self, draft: Draft, language: str, words: Words) -> str:
         """The question in words, first letter capital."""
-        template = words.one_of(self.templates[language][draft.form])
-        if not draft.slots:
-            return template[0].upper() + template[1:]
-        module = LANGUAGES[language]
-        text = template.format(**{name: _Said(slot, module, words) for name, slot in draft.slots.items()})
-        return text[0].upper() + text[1:]
+        return worded(words.one_of(self.templates[language][draft.form]), draft.slots, language, words)
+
+
+def worded(template: str, slots: Mapping[str, Slot], language: str, words: Words) -> str:
+    """A template with its slots said, first letter capital."""
+    if not slots:
+        return template[0].upper() + template[1:]
+    module = LANGUAGES[language]
+    text = template.format(**{name: _Said(slot, module, words) for name, slot in slots.items()})
+    return text[0].upper() + text[1:]
 
 
 YES_NO = ("yes", "no")
