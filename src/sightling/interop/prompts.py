@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sightling.errors import UserError
 from sightling.interop.base import Folder
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 
 PICTURE: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": "what is this?"}]
 SHORT = [{"role": "user", "content": PICTURE}]

@@ -15,7 +15,7 @@ from sightling.interop.base import CONFIG, TEXTS, Folder, Layout, layout_named
 from sightling.interop.keys import Table
 from sightling.interop.weights import store
 from sightling.model import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 
 
 def save(
