@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from sightling.data.sample import Part, Picture, Sample, Turn
 from sightling.model import VisionLanguageModel, VisionLanguageProcessor
 from sightling.model.build import build_model
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.model.tokenizer import train_bpe
 
 WORDS = [

@@ -14,7 +14,7 @@ from sightling.model.config import VisionLanguageConfig
 from sightling.model.image_processor import VisionLanguageImageProcessor
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import VisionLanguageProcessor
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.model.tokenizer import train_bpe
 from sightling.sight.encoders import tower_config
 

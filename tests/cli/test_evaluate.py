@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sightling.cli import app, evaluate, main
 from sightling.evaluate.run import evaluate as measure
 from sightling.model.build import build_model
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.model.tokenizer import train_bpe
 
 RUN = CliRunner()

@@ -13,7 +13,7 @@ from sightling.data.sample import Picture, Sample, question
 from sightling.model.build import build_model
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import VisionLanguageProcessor
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.model.tokenizer import train_bpe
 from sightling.train.packing import collate_rows, document
 

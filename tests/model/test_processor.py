@@ -15,7 +15,7 @@ from sightling.errors import UserError
 from sightling.model import VisionLanguageProcessor
 from sightling.model.image_processor import VisionLanguageImageProcessor
 from sightling.model.modeling import IGNORED
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.model.tokenizer import train_bpe
 
 WORDS = ["red", "", " is it blue?", "图中有", "\n", "a\n\nb", "  ", "1 2", "user\n", "é…", "\t", "<b>"]

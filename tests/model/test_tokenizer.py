@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kit import WORDS, tokenizer
 from sightling.errors import UserError
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.model.tokenizer import PlainText, train_bpe
 
 CHATML = TEMPLATES.get("chatml")
@@ -81,7 +81,7 @@ def test_a_vocabulary_that_cannot_hold_the_bytes_is_refused() -> None:
 def test_training_gives_the_same_tokens_in_any_process() -> None:
     program = (
         "from kit import WORDS; from sightling.model.tokenizer import train_bpe; "
-        "from sightling.model.template import TEMPLATES; "
+        "from sightling.model.templates import TEMPLATES; "
         "print(train_bpe(WORDS * 5, 330, TEMPLATES.get('chatml')).backend_tokenizer.to_str())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "5", "PYTHONPATH": os.pathsep.join(sys.path)}

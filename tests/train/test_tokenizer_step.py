@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from sightling.data.texts import TEXTS
 from sightling.errors import UserError
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.parts import make
 from sightling.train.steps import STEPS, StepContext
 

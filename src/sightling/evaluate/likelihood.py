@@ -119,7 +119,7 @@ def _sequences(
     shared = max((place + 1 for place, token in enumerate(prompt.input_ids) if token == image), default=0)
     limit = context_limit(model)
     for answer in answers:
-        ids = (*prompt.input_ids, *processor.plain(answer), processor.stop_token_id)
+        ids = (*prompt.input_ids, *processor.reply(answer))
         if limit is not None and len(ids) > limit:
             raise UserError(
                 f"the question and the answer {answer[:40]!r} need {len(ids):,} tokens, visual ones included; "

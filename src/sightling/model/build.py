@@ -18,7 +18,7 @@ from sightling.model.language import language_config, load_language_model
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.pretrained import load_config, load_preprocessing, load_tokenizer, load_weights
 from sightling.model.processor import VisionLanguageProcessor
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.model.vocabulary import add_control_tokens, fit_rows, rounded
 from sightling.parts import Part, make, validate
 from sightling.sight.connectors import CONNECTORS, CrossAttentionOptions

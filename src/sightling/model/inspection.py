@@ -22,7 +22,7 @@ from sightling.model.build import (
 )
 from sightling.model.pretrained import load_tokenizer
 from sightling.model.processor import VisionLanguageProcessor
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.model.vocabulary import add_control_tokens
 from sightling.parts import make, validate
 from sightling.sight.connectors import CONNECTORS

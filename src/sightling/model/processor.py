@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
-from sightling.data.sample import Picture, Sample, Turn
+from sightling.data.sample import Picture, Sample
 from sightling.errors import UserError
+from sightling.foreign import layout_of, reader
 from sightling.model.image_processor import VisionLanguageImageProcessor
 from sightling.model.inputs import Inputs
 from sightling.model.messages import sample_of
-from sightling.model.modeling import IGNORED
-from sightling.model.template import TEMPLATES, Template
+from sightling.model.row import Row
+from sightling.model.templates import TEMPLATES, Template
+from sightling.model.templates.script import Answer, Said, Shown, Stop, Words, script
 from sightling.model.tokenizer import PlainText
 
 
@@ -44,46 +48,6 @@ class Encoded:
     trunk_pictures: int = 0
 
 
-@dataclass(slots=True)
-class _Row:
-    """Ids and labels as they grow; ``text`` waits until a control token ends it.
-
-    Text between two control tokens is cut into tokens as one, whoever wrote its parts, as it is when the whole
-    conversation is one string.
-    """
-
-    plain: PlainText
-    ids: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    text: str = ""
-
-    def add(self, ids: Sequence[int], counted: bool = False) -> None:
-        self.ids += ids
-        self.labels += ids if counted else [IGNORED] * len(ids)
-
-    def flush(self) -> None:
-        if self.text:
-            self.add(self.plain(self.text))
-            self.text = ""
-
-    def template(self, pieces: Sequence[int | str], counted: bool = False) -> None:
-        for piece in pieces:
-            if isinstance(piece, str):
-                self.text += piece
-            else:
-                self.flush()
-                self.add((piece,), counted)
-
-    def answer(self, words: str, counted: bool) -> None:
-        """An assistant's words, cut as they are behind the opening, unless a token would straddle the two."""
-        before = self.plain(self.text) if self.text else ()
-        both = self.plain(self.text + words) if words else before
-        own = both[len(before) :] if both[: len(before)] == before else self.plain(words)
-        self.text = ""
-        self.add(before)
-        self.add(own, counted)
-
-
 class VisionLanguageProcessor(ProcessorMixin):
     """Tokenizer, image processor and chat template of a model."""
 
@@ -104,17 +68,43 @@ class VisionLanguageProcessor(ProcessorMixin):
         self._control = {token: self._control_id(token) for token in control}
         self._boundary = re.compile("(" + "|".join(map(re.escape, sorted(self._control, key=len, reverse=True))) + ")")
         self._split: dict[str, tuple[int | str, ...]] = {}
+        self._stop = self._stop_id()
 
     @classmethod
     def get_attributes(cls) -> list[str]:
         """The sub-processors; transformers would take every argument for one."""
         return ["image_processor", "tokenizer"]
 
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As saved; a foreign layout that is known is read.
+
+        Raises:
+            UserError: pictures or prompts that are prepared in a way that ours cannot follow.
+        """
+        foreign = layout_of(path)
+        if foreign is not None:
+            return reader(foreign).load_processor(Path(path))
+        return super().from_pretrained(path, *args, **kwargs)
+
     def _control_id(self, token: str) -> int:
         index = self.tokenizer.convert_tokens_to_ids(token)
-        if index is None or index == self.tokenizer.unk_token_id:
+        if index is None or (index == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token):
             raise UserError(f"the tokenizer lacks the control token {token!r} of the chat template {self.template!r}")
         return int(index)
+
+    def _stop_id(self) -> int:
+        stop = self._format.stop
+        if stop in self._control:
+            return self._control[stop]
+        # Behind a letter, so that no blank is put before it.
+        ids = self._plain(f"a{stop}")[len(self._plain("a")) :]
+        if len(ids) != 1:
+            raise UserError(
+                f"the chat template {self.template!r} ends an answer with {stop!r}, which the tokenizer spells with "
+                f"{len(ids)} tokens; it must be one"
+            )
+        return int(ids[0])
 
     @property
     def image_token_id(self) -> int:
@@ -124,12 +114,26 @@ class VisionLanguageProcessor(ProcessorMixin):
     @property
     def stop_token_id(self) -> int:
         """The token that ends an answer."""
-        return self._control[self._format.stop]
+        return self._stop
 
     @property
     def pad_token_id(self) -> int:
         """What fills a row."""
         return int(self.tokenizer.pad_token_id)
+
+    def speaking(self, template: str) -> VisionLanguageProcessor:
+        """The same pictures and tokens in another chat template.
+
+        Raises:
+            UserError: an unknown template, one whose control tokens the tokenizer lacks, or another placeholder.
+        """
+        other = VisionLanguageProcessor(self.image_processor, self.tokenizer, template=template)
+        if other.image_token_id != self.image_token_id:
+            raise UserError(
+                f"the chat template {template!r} has the placeholder {other._format.image!r}, but the model's is "
+                f"{self._format.image!r}"
+            )
+        return other
 
     # ---- samples to tokens
 
@@ -147,13 +151,15 @@ class VisionLanguageProcessor(ProcessorMixin):
 
     def visual(self, picture: Picture) -> tuple[int, ...]:
         """Ids that stand for one picture: its opening, its placeholders, its closing."""
-        row = _Row(self._plain)
+        row = Row(self._plain)
         self._picture(picture, row)
         row.flush()
         return tuple(row.ids)
 
-    def _picture(self, picture: Picture, row: _Row) -> None:
-        row.template(self._pieces(self._format.before_image))
+    def _picture(self, picture: Picture, row: Row, number: int = 0, joined: bool = False) -> None:
+        """A picture that is ``number`` pictures behind the first; ``joined`` to the one before, it has no opening."""
+        if not joined:
+            row.template(self._pieces(self._format.before(number)))
         for piece in self.image_processor.pieces(*picture.size(), picture.tiles):
             if isinstance(piece, str):
                 row.template(self._pieces(piece))
@@ -162,72 +168,62 @@ class VisionLanguageProcessor(ProcessorMixin):
             row.add([self.image_token_id] * piece)
         row.template(self._pieces(self._format.after_image))
 
-    def encode(self, sample: Sample, *, prompt_only: bool = False) -> Encoded:
+    def encode(self, sample: Sample, *, prompt_only: bool = False, finished: bool = True) -> Encoded:
         """A sample as tokens and labels.
 
-        With ``prompt_only`` the sample must end with a user turn, and the assistant's opening follows.
+        With ``prompt_only`` the sample must end with a user turn, and the assistant's opening follows. With
+        ``finished=False`` a last assistant turn stays open: it can be gone on with.
 
         The ids are those that the Jinja template gives the same conversation, placeholders expanded, with two
         exceptions: the last assistant turn ends with its stop token, and an answer that begins with a line
         break is cut off from the opening before it, because generation begins there.
 
         Raises:
-            UserError: no turns, an unknown role, or (with ``prompt_only``) a sample that does not end with the user.
+            UserError: no turns, a turn that the template cannot write, or (with ``prompt_only``) a sample that does
+                not end with the user.
         """
         if not sample.turns:
             raise UserError("the sample has no turns")
         if prompt_only and sample.turns[-1].role != "user":
             raise UserError(f"the sample ends with the {sample.turns[-1].role}'s turn; a prompt ends with the user's")
-        row = _Row(self._plain)
+        row = Row(self._plain)
         pictures: list[Picture] = []
         trunk, trunk_pictures = 0, 0
-        for index, turn in enumerate(sample.turns):
-            if turn.role not in self._format.opens:
-                raise UserError(f"turn {index} has the role {turn.role!r}; known are {sorted(self._format.opens)}")
-            row.template(self._pieces(self._format.opens[turn.role]))
-            answer = turn.role == "assistant"
-            counted = answer and turn.supervised
-            end = self._body(turn, row, pictures, counted)
-            if turn.role == "user" and not any(earlier.role != "system" for earlier in sample.turns[:index]):
-                trunk, trunk_pictures = end, len(pictures) if end else 0
-            for piece in self._pieces(self._format.closes[turn.role]):
-                stop = answer and piece == self.stop_token_id
-                row.template((piece,), counted and stop)
-                if stop and index == len(sample.turns) - 1:
-                    # What follows the stop token of the last turn teaches nothing; it is not spent on.
-                    break
-        if prompt_only:
-            row.template(self._pieces(self._format.opens["assistant"]))
+        opening = next((index for index, turn in enumerate(sample.turns) if turn.role != "system"), None)
+        for step in script(self._format, sample.turns, prompt_only, finished):
+            match step:
+                case Said(text):
+                    row.template(self._pieces(text))
+                case Words(text):
+                    row.text += text
+                case Answer(text, counted):
+                    row.answer(text, counted)
+                case Stop(counted):
+                    row.flush()
+                    row.add((self.stop_token_id,), counted)
+                case Shown(picture, number, turn, joined):
+                    self._picture(picture, row, number, joined)
+                    pictures.append(picture)
+                    if turn == opening and sample.turns[turn].role == "user":
+                        trunk, trunk_pictures = len(row.ids), len(pictures)
         row.flush()
         return Encoded(tuple(row.ids), tuple(row.labels), tuple(pictures), trunk, trunk_pictures)
 
-    def _body(self, turn: Turn, row: _Row, pictures: list[Picture], counted: bool) -> int:
-        """A turn's parts; returns where its last picture ends, 0 when it has none."""
-        end = 0
-        words = ""
-        for part in turn.parts:
-            if isinstance(part, str):
-                words += part
-                continue
-            self._say(turn, words, row, counted)
-            words = ""
-            self._picture(part, row)
-            pictures.append(part)
-            row.flush()
-            end = len(row.ids)
-        self._say(turn, words, row, counted)
-        return end
-
-    def _say(self, turn: Turn, words: str, row: _Row, counted: bool) -> None:
-        if turn.role == "assistant":
-            row.answer(words, counted)
-        else:
-            row.text += words
+    def reply(self, answer: str) -> tuple[int, ...]:
+        """What the model is to write behind a prompt to say ``answer``: its words and the stop token."""
+        head, stops, _ = self._format.ending()
+        ids = self._plain(self._format.leads.get("assistant", "") + answer + head, False)
+        return (*ids, self.stop_token_id) if stops else ids
 
     def prompt_text(self, sample: Sample) -> str:
-        """The exact prompt as text, placeholders expanded."""
+        """The exact prompt as text, placeholders expanded and written as the template's original writes them."""
         encoded = self.encode(sample, prompt_only=sample.turns[-1].role != "assistant")
-        return str(self.tokenizer.decode(list(encoded.input_ids)))
+        if not self._format.spelling:
+            return str(self.tokenizer.decode(list(encoded.input_ids)))
+        runs = [(key, list(run)) for key, run in groupby(encoded.input_ids, lambda token: token == self.image_token_id)]
+        return "".join(
+            self._format.placeholders(len(run)) if key else str(self.tokenizer.decode(run)) for key, run in runs
+        )
 
     def pixels(self, picture: Picture) -> Tensor:
         """``uint8`` pixels_NCHW of a picture's encoder inputs, in order."""
@@ -242,7 +238,8 @@ class VisionLanguageProcessor(ProcessorMixin):
         kept = list(ids)
         if self.stop_token_id in kept:
             kept = kept[: kept.index(self.stop_token_id)]
-        return str(self.tokenizer.decode(kept, skip_special_tokens=True)).strip()
+        words = str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        return (words.partition(self._format.stop)[0] if self._format.stop_as_text else words).strip()
 
     # ---- transformers' way in
 
@@ -334,11 +331,10 @@ class VisionLanguageProcessor(ProcessorMixin):
         pictures: list[Picture] = []
         for messages in conversation if several else [conversation]:
             sample = sample_of(messages)
-            encoded = self.encode(sample, prompt_only=add_generation_prompt)
             if continue_final_message and sample.turns[-1].role != "assistant":
                 raise UserError("only an assistant's message can be gone on with; the last one is not")
-            # A message to go on with ends before its stop token.
-            rows.append(list(encoded.input_ids[:-1] if continue_final_message else encoded.input_ids))
+            encoded = self.encode(sample, prompt_only=add_generation_prompt, finished=not continue_final_message)
+            rows.append(list(encoded.input_ids))
             pictures += encoded.pictures
         width = max(map(len, rows)) if asked else 0
         pads = [width - len(row) if asked else 0 for row in rows]

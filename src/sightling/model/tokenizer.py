@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from sightling.errors import UserError
-from sightling.model.template import END, Template
+from sightling.model.templates import Template
 
 # Qwen2's splitting pattern: what serving engines know, and digits stand alone.
 PATTERN = (
@@ -56,8 +56,10 @@ def train_bpe(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    # Every prompt holds what opens a turn; spelt in letters it would cost more than a short answer.
-    opens = [words for opening in template.opens.values() if (words := _plain(opening, template.control))]
+    # Every prompt holds what opens a turn, and many a system message; spelt in letters they would cost more than a
+    # short answer.
+    told = [*template.opens.values(), template.begin, template.system or ""]
+    opens = [words for opening in told if (words := _plain(opening, template.control))]
     tokenizer.train_from_iterator(chain(opens * ROLE_REPEATS, texts), trainer)
     return wrap(tokenizer, template)
 
@@ -73,9 +75,9 @@ def wrap(tokenizer: Tokenizer, template: Template) -> PreTrainedTokenizerFast:
     """The transformers tokenizer around a trained one, with its roles and chat template set."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token=template.stop,
-        pad_token=END,
-        additional_special_tokens=[token for token in template.control if token not in (END, template.stop)],
+        eos_token=template.eos,
+        pad_token=template.pad,
+        additional_special_tokens=[token for token in template.control if token not in (template.pad, template.eos)],
         chat_template=template.jinja(),
         clean_up_tokenization_spaces=False,
     )
@@ -97,18 +99,24 @@ class PlainText:
         # and padding are set by whoever called the tokenizer last.
         specification["post_processor"] = specification["truncation"] = specification["padding"] = None
         _hide(specification["model"], added)
-        self._tokenizer = Tokenizer.from_str(json.dumps(specification))
-        self._known: dict[str, tuple[int, ...]] = {}
+        self._tokenizer = self._later = Tokenizer.from_str(json.dumps(specification))
+        cutting = specification["pre_tokenizer"] or {}
+        if any(one.get("prepend_scheme") == "first" for one in [cutting, *cutting.get("pretokenizers", ())]):
+            # Such a tokenizer puts a blank before a row's first words, and before no others.
+            self._later = Tokenizer.from_str(json.dumps(specification).replace('"first"', '"never"'))
+        self.bos = tokenizer.bos_token_id
+        self._known: dict[tuple[str, bool], tuple[int, ...]] = {}
         self._remember = remember
 
-    def __call__(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text."""
-        ids = self._known.get(text)
+    def __call__(self, text: str, first: bool = True) -> tuple[int, ...]:
+        """Token ids of a text; ``first`` says whether no other text stands before it in its row."""
+        ids = self._known.get((text, first))
         if ids is None:
-            ids = tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            tokenizer = self._tokenizer if first else self._later
+            ids = tuple(tokenizer.encode(text, add_special_tokens=False).ids)
             if len(self._known) >= self._remember:
                 self._known.clear()
-            self._known[text] = ids
+            self._known[text, first] = ids
         return ids
 
 

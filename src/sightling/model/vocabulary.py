@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 from torch import Tensor
 
 from sightling.errors import UserError
-from sightling.model.template import END, Template
+from sightling.model.templates import Template
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ def add_control_tokens(tokenizer: Any, template: Template, source: Any, marks: S
             "the tokenizer in %s lacks %d control tokens of the chat template %r, which are added to it: %s",
             source, len(missing), template.name, " ".join(missing),
         )  # fmt: skip
-    tokenizer.eos_token = template.stop
+    tokenizer.eos_token = template.eos
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = END
+        tokenizer.pad_token = template.pad
     # Its own format may be another; what is trained, and what an engine must write, is this one.
     tokenizer.chat_template = template.jinja()
     return missing

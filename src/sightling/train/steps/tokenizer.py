@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from sightling.data.texts import TEXTS, TextSource
-from sightling.model.template import TEMPLATES
+from sightling.model.templates import TEMPLATES
 from sightling.model.tokenizer import train_bpe
 from sightling.parts import make
 from sightling.train.steps.base import STEPS, StageStep, StepContext
