@@ -130,6 +130,7 @@ def test_a_model_of_joined_towers_is_saved_and_answers_as_before(tmp_path: Path)
         ({"type": "joined", "towers": [CLIP, {**CLIP, "keep_cls": True}]}, r"^model.encoder.towers.1.keep_cls is true"),
         ({"type": "joined", "towers": [CLIP, {**SIGLIP, "layer": 9}]}, r"^model.encoder.towers.1.layer = 9, but the"),
         ({**JOINED, "hidden_size": 3}, r"^model.encoder has no key 'hidden_size'; a joined encoder's sizes are those"),
+        ({**TOWERS["siglip2"], "stem": {"channels": [8, 16]}}, r"^model.encoder.stem cannot be set: a siglip2_vision"),
         ({**JOINED, "layer": -2}, r"^model.encoder.layer is each tower's own here; set it for one of model"),
         ({"type": "siglip2", "num_patches": 15, "patch_size": 4, "hidden_size": 32, "num_hidden_layers": 1},
          r"^model.encoder.num_patches = 15 is no square; its table of positions must be$"),
@@ -138,3 +139,18 @@ def test_a_model_of_joined_towers_is_saved_and_answers_as_before(tmp_path: Path)
 def test_towers_that_cannot_be_built_are_one_sentence(told: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_model(section(encoder=told))
+
+
+@pytest.mark.parametrize("name", ["dinov2", "dinov2, registers", "eva", "internvit"])
+def test_a_stem_takes_the_place_of_a_tower_s_patches(name: str) -> None:
+    grown = encoder(TOWERS[name], stem={"channels": [8, 16]})
+    assert grown(pixels(2, 16, 16)).shape == (2, 16, 32)
+    assert not any(isinstance(module, torch.nn.Conv2d) and module.stride == (4, 4) for module in grown.modules())
+    grown(pixels(2, 16, 16)).sum().backward()
+    assert all(one.grad is not None for one in grown.kind.cutter(grown.tower)[0].parameters() if one.ndim > 1)
+
+
+def test_a_stem_of_qwen_s_tower_is_run_at_once() -> None:
+    grown = encoder({"type": "qwen3_vl", "hidden_size": 32, "depth": 1, "num_heads": 2, "patch_size": 4,
+                     "num_position_embeddings": 16, "intermediate_size": 48}, stem={"channels": [8, 16]})  # fmt: skip
+    assert grown(pixels(2, 16, 24)).shape == (2, 24, 32)

@@ -135,7 +135,7 @@ def test_sizes_that_do_not_fit_are_refused(name: str, told: dict[str, Any], reas
     ("options", "reason"),
     [
         ({"keep_cls": True}, "has no CLS token"),
-        ({"stem": {"channels": [8]}}, "encoder.stem cannot be set: a qwen2_vl_vision takes its own patches"),
+        ({"stem": {"channels": [8]}}, "encoder.stem halves the side 1 times, which makes patches of 2 pixels"),
         ({"layer": 5}, "encoder.layer = 5, but the tower's layers are counted from 0 to 4"),
     ],
 )

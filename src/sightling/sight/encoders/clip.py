@@ -28,6 +28,10 @@ class _Classic(Tower):
         """The module that holds embeddings, layers and norms."""
         return getattr(tower, "vision_model", tower)
 
+    def cutter(self, tower: Any) -> tuple[nn.Module, str]:
+        """See the base class."""
+        return self.inner(tower).embeddings, "patch_embedding"
+
     def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
         """Patches with their places; for another size than the tower's own the table is resized (bicubic)."""
         embeddings, config = self.inner(tower).embeddings, tower.config

@@ -44,7 +44,7 @@ class _Dino(Tower):
 class Dinov2(_Dino):
     """A table of places, resized (bicubic) for another grid; layers with learned scales."""
 
-    config_class, model_class = Dinov2Config, Dinov2Model
+    config_class, model_class, stems = Dinov2Config, Dinov2Model, True
 
     def completed(self, told: Mapping[str, Any]) -> dict[str, Any]:
         """The feed-forward's width is told as a ratio here."""
@@ -52,6 +52,10 @@ class Dinov2(_Dino):
         if "intermediate_size" not in told:
             rest.pop("intermediate_size", None)
         return rest
+
+    def cutter(self, tower: Any) -> tuple[nn.Module, str]:
+        """See the base class."""
+        return tower.embeddings.patch_embeddings, "projection"
 
     def layers(self, tower: Any) -> Iterable[nn.Module]:
         """See the base class."""

@@ -120,12 +120,7 @@ class Encoder(nn.Module):
         self.options = options
         self.tower = tower if tower is not None else self.kind.model_class(config)
         if options.stem is not None:
-            embeddings = self._embeddings()
-            embeddings.patch_embedding = ConvStem(options.stem, config.hidden_size)
-
-    def _embeddings(self) -> Any:
-        inner = getattr(self.tower, "vision_model", self.tower)
-        return inner.embeddings
+            setattr(*self.kind.cutter(self.tower), ConvStem(options.stem, self.kind.width(config)))
 
     @property
     def width(self) -> int:

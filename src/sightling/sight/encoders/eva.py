@@ -27,6 +27,12 @@ class Eva(Tower):
 
     config_class, model_class, statistics, mixes = Blip2VisionConfig, Blip2VisionModel, "clip", False
 
+    stems = True
+
+    def cutter(self, tower: Any) -> tuple[nn.Module, str]:
+        """See the base class."""
+        return tower.embeddings, "patch_embedding"
+
     def before(self, config: Any) -> int:
         """The CLS token."""
         return 1

@@ -27,6 +27,12 @@ class InternViT(Tower):
 
     config_class, model_class, statistics, mixes = InternVLVisionConfig, InternVLVisionModel, "imagenet", False
 
+    stems = True
+
+    def cutter(self, tower: Any) -> tuple[nn.Module, str]:
+        """See the base class."""
+        return tower.embeddings.patch_embeddings, "projection"
+
     def before(self, config: Any) -> int:
         """The CLS token."""
         return 1

@@ -29,6 +29,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 from sightling.errors import UserError
 from sightling.sight.encoders.registry import register
 from sightling.sight.encoders.tower import Grid, Tower
+from sightling.sight.stem import ConvStem
 
 CELLS = 16
 """A tower without a table of places has no side of its own; budgets count squares of so many merged patches a side."""
@@ -90,6 +91,12 @@ class Way:
 class _QwenVL(Tower):
     """What the three share: one packed sequence, rotary places in two directions."""
 
+    stems = True
+
+    def cutter(self, tower: Any) -> tuple[nn.Module, str]:
+        """See the base class."""
+        return tower.patch_embed, "proj"
+
     def check(self, config: Any, where: str) -> None:
         """Heads that can be rotated in two directions.
 
@@ -115,6 +122,8 @@ class _QwenVL(Tower):
             raise UserError("encoder.positions: Qwen's towers have positions of their own, not bucketed ones")
         size = self.patch_size(tower.config)
         projection = tower.patch_embed.proj
+        if isinstance(projection, ConvStem):
+            return projection(pixels_NCHW).flatten(2).transpose(1, 2)
         weight_DCpp = projection.weight.sum(2)
         patches_NDhw = F.conv2d(pixels_NCHW.to(weight_DCpp.dtype), weight_DCpp, projection.bias, stride=size)
         return patches_NDhw.flatten(2).transpose(1, 2)

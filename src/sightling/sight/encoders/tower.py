@@ -83,6 +83,13 @@ class Tower(ABC):
         if side < patch:
             raise UserError(f"{where}: image_size {side} is less than patch_size {patch}")
 
+    def cutter(self, tower: Any) -> tuple[nn.Module, str]:
+        """The module that cuts patches with a convolution, and the name under which its owner holds it.
+
+        A stem takes its place; only towers that take one are asked.
+        """
+        raise NotImplementedError(f"a {type(tower).__name__} takes its own patches")
+
     def before(self, config: Any) -> int:
         """How many features stand before the patches; the first of them is the CLS token."""
         return 0
