@@ -21,7 +21,8 @@ from sightling.train.overrides import apply_overrides
 from sightling.train.schedule import ScheduleName, ScheduleOptions
 from sightling.train.yamlfile import dump_yaml, parse_yaml
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def _rate(value: Any) -> Any:
@@ -218,7 +219,7 @@ def parse_recipe(tree: Any, source: str) -> Recipe:
     where = f"{source}: stages"
     told_stages = _section(top.get("stages", {}), where)
     for name, value in told_stages.items():
-        if not _NAME.fullmatch(name):
+        if not _STAGE.fullmatch(name):
             raise UserError(f"{where}.{name} is no name for a stage; use letters, digits, '-' and '_'")
         told = _section(value, f"{where}.{name}")
         if "type" in told:
@@ -229,7 +230,7 @@ def parse_recipe(tree: Any, source: str) -> Recipe:
         raise UserError(f"{where} is empty; a recipe needs at least one stage")
     recipe = validate(Recipe, {**top, "stages": stages} if "stages" in top else top, f"{source}: the recipe")
     if not _NAME.fullmatch(recipe.name):
-        raise UserError(f"{source}: the recipe.name {recipe.name!r} is no name; use letters, digits, '-' and '_'")
+        raise UserError(f"{source}: the recipe.name {recipe.name!r} is no name; use letters, digits, '-', '_' and '.'")
     recipe._source = source
     return recipe
 

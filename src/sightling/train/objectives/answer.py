@@ -10,7 +10,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -20,6 +20,7 @@ from sightling.data.sources import SOURCES, Source
 from sightling.model.inputs import Inputs
 from sightling.model.modeling import IGNORED
 from sightling.model.processor import Encoded, VisionLanguageProcessor
+from sightling.model.templates import TEMPLATES
 from sightling.parts import Part
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
 from sightling.train.packing import Document, can_share, check_length, collate_rows, document, fill_rows
@@ -36,12 +37,22 @@ class AnswerOptions(Part):
 
     ``share``: samples about one picture share its tokens; otherwise each has its own copy.
     ``augment``: how pictures are changed each time they are seen; nothing when left out.
+    ``template``: a chat template for this stage alone, as LLaVA's first stage has captions without roles; the
+    model's own when left out. Its control tokens must be the model's, too.
     """
 
     max_length: int = Field(default=1024, ge=16)
     pack: bool = True
     share: bool = True
     augment: Augment = Augment()
+    template: str | None = None
+
+    @field_validator("template")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            TEMPLATES.get(value)
+        return value
 
 
 class Groups(Dataset[Any]):
@@ -131,7 +142,9 @@ class Answer(Objective):
 
     def _groups(self, source: Source) -> Groups:
         kind = FiniteGroups if len(source) else Groups
-        return kind(source, self.processor, self.options)
+        spoken = self.options.template
+        processor = self.processor if spoken is None else self.processor.speaking(spoken)
+        return kind(source, processor, self.options)
 
     def collate(self, items: list[list[Item]]) -> Batch:
         """Documents packed into rows, pictures in the order of the rows' placeholders."""
