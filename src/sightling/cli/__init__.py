@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "Grow a model by a recipe, or go on where it stopped.",
     "recipes": "List the recipes that come with sightling.",
     "evaluate": "Measure what a model sees, and write a report.",
+    "study": "Compare variants of a recipe over several seeds, with intervals and verdicts.",
     "chat": "Talk with a model about pictures, in the terminal.",
     "ask": "Ask a model one question about a picture; --json for scripts.",
     "inspect": "Draw how a picture becomes tokens, and print the exact prompt.",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sightling.evaluate.charts import Plot, accuracy_bar, line_plot, parts_bar
 from sightling.evaluate.facts import StageFacts
@@ -57,8 +56,12 @@ def about_family(family: str) -> str:
     return FAMILIES[family].about if family in FAMILIES else ""
 
 
-def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def page_environment() -> Environment:
+    """What a page is made in: the templates of this package, and the filters that put numbers into words."""
+    environment = Environment(
+        loader=PackageLoader("sightling.evaluate", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
     for function in (percent, interval, points, point_interval, language_name, family_name, about_family,
                      short_time, short_bytes):  # fmt: skip
         environment.filters[function.__name__] = function
@@ -67,7 +70,7 @@ def _environment() -> Environment:
 
 def render_report(results: Results, stages: Sequence[StageFacts]) -> str:
     """The page as HTML."""
-    template = _environment().from_string(files("sightling.evaluate").joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    template = page_environment().get_template(TEMPLATE)
     shown_languages = [language for language in results.languages if len(results.languages) > 1 or language != "all"]
     return template.render(
         results=results,

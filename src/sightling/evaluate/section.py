@@ -135,14 +135,29 @@ def make_plan(place: Place, data: str | None, changes: Mapping[str, Any] | None 
     if data is None and own is None:
         raise UserError(f"no recipe is saved beside {place.model}; say what to evaluate on with --data")
     told, said, where, fallback = _told(data, own)
-    section = validate(EvaluateSection, {**told, **(changes or {})}, f"{where}: evaluate")
+    return plan_section({**told, **(changes or {})}, said, f"{where}: evaluate", fallback, own)
+
+
+def plan_section(told: Mapping[str, Any], said: str, where: str, fallback: Recipe | None, own: Recipe | None) -> Plan:
+    """What to evaluate on by a section that is at hand.
+
+    Args:
+        told: the section.
+        said: where it came from, for a person.
+        where: what it is called in errors.
+        fallback: the recipe whose last small world stands in for data that the section does not name.
+        own: the recipe that the model grew by.
+
+    Raises:
+        UserError: something in it is wrong, or it names no data and nothing stands in for it.
+    """
+    section = validate(EvaluateSection, told, where)
     if section.data is None:
         if fallback is None:
-            raise UserError(f"{where}: evaluate.data is missing")
+            raise UserError(f"{where}.data is missing")
         name, world = _last_world(fallback)
         return Plan(section, world, f"scenes as in stage {name} of {said}", own)
-    options = make(SOURCES, section.data, f"{where}: evaluate.data")
-    return Plan(section, options, said, own)
+    return Plan(section, make(SOURCES, section.data, f"{where}.data"), said, own)
 
 
 def _told(data: str | None, own: Recipe | None) -> tuple[dict[str, Any], str, str, Recipe | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,10 @@ PATIENCE = 20
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a run gives every stage: device and ranks, places to write to, and the person's wish to stop."""
+    """What a run gives every stage: device and ranks, places to write to, and the person's wish to stop.
+
+    ``after_step`` is told the number of each update that was made, before its checkpoint is written.
+    """
 
     accelerator: Accelerator
     console: Console
@@ -62,6 +66,7 @@ class Surroundings:
     stopping: Stopping
     checkpoints: Path
     able: set[nn.Parameter]
+    after_step: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class StageLoop:
         self.model = model
         self.parts = model_parts(model)
         self.rates = stage.train.rates(stage.learning_rate)
-        set_training(model, self.parts, self.rates, around.able, where)
+        set_training(model, self.parts, self.rates, around.able, where, stage.train)
         extra = objective.extra()
         if extra is not None:
             self.parts[EXTRA], self.rates[EXTRA] = extra, stage.learning_rate
@@ -230,6 +235,8 @@ class StageLoop:
                         self._log()
                     if self.stage.eval_steps and (self.step % self.stage.eval_steps == 0 or self.step == self.total):
                         self._measure()
+                    if self.around.after_step is not None:
+                        self.around.after_step(self.step)
                     if self.step % self.stage.save_steps == 0 and self.step < self.total:
                         self.save()
             except RuntimeError as error:

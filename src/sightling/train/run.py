@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ def run(
     build: Build | None = None,
     console: Console | None = None,
     share: int = 1,
+    keep: Mapping[str, Collection[int]] | None = None,
 ) -> Path:
     """Grow the model of a recipe, or go on growing it. Returns the run's folder.
 
@@ -104,6 +105,7 @@ def run(
         console: where to print; ``None`` is standard output.
         share: how many processes, this one included, share one device's batches
             (:mod:`sightling.train.processes`); each takes an even part.
+        keep: by stage, the updates after which the whole model is kept as it is then, in ``kept/<stage>-<step>``.
 
     Raises:
         UserError: bad input, a folder that holds another run, a full disk, a loss that is not finite.
@@ -120,7 +122,7 @@ def run(
     check_share(recipe, share)
     stopping = Stopping()
     with deaf_to_python():
-        mine = _Run(recipe, checked, output_dir, threads, build, console, stopping, share)
+        mine = _Run(recipe, checked, output_dir, threads, build, console, stopping, share, keep or {})
     with stopping:
         try:
             return mine.go()
@@ -143,8 +145,9 @@ class _Run:
         console: Console | None,
         stopping: Stopping,
         share: int,
+        keep: Mapping[str, Collection[int]],
     ) -> None:
-        self.share = share
+        self.share, self.keep = share, keep
         self.recipe, self.checked, self.stopping = recipe, checked, stopping
         self.path = Path(output_dir or recipe.output_dir or Path("runs") / recipe.name)
         self.threads = choose_threads(threads, share)
@@ -310,7 +313,8 @@ class _Run:
             stage = self.recipe.stages[name]
             assert isinstance(stage, TrainStage)
             rates = stage.train.rates(stage.learning_rate)
-            set_training(self.model, parts, rates, self.able, f"{self.recipe.source}: stages.{name}")
+            where = f"{self.recipe.source}: stages.{name}"
+            set_training(self.model, parts, rates, self.able, where, stage.train)
             weights = load_checkpoint(self._weights(name)).weights
             load_weights(trained_tensors(self.model, parts, rates), weights, f"what stage {name} left")
         self.model.to(self.accelerator.device)
@@ -337,11 +341,13 @@ class _Run:
             folder.note(name, status="running", bf16=bf16, threads=self.threads.value)
         seed = derive_seed(stage.seed, name)
         rates = stage.train.rates(stage.learning_rate)
-        set_training(self.model, model_parts(self.model), rates, self.able, where)
+        set_training(self.model, model_parts(self.model), rates, self.able, where, stage.train)
         # Ranks must agree on what an objective makes, and a resumed stage with its first start.
         seed_everything(derive_seed(seed, "objective"))
         objective = what.objective(self.model, self.processor, what.options, what.data, seed)
-        around = Surroundings(self.accelerator, self.console, log, self.stopping, self.path / "checkpoints", self.able)
+        kept = folder.keeper(name, self.keep.get(name, ()), self._write_model) if folder is not None else None
+        folders = self.path / "checkpoints"
+        around = Surroundings(self.accelerator, self.console, log, self.stopping, folders, self.able, kept)
         mine = stage.per_device_train_batch_size // self.share
         stage = stage.model_copy(update={"per_device_train_batch_size": mine})
         loop = StageLoop(name, stage, self.model, objective, around, seed=seed, bf16=bf16, where=where)
@@ -375,11 +381,10 @@ class _Run:
             return
         self._have_model(finished)
         if folder is not None:
-
-            def write(into: Path) -> None:
-                self.model.save_pretrained(into)
-                self.processor.save_pretrained(into)
-                (into / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
-
-            write_whole(folder.model, write, "the model")
+            write_whole(folder.model, self._write_model, "the model")
         self.accelerator.wait_for_everyone()
+
+    def _write_model(self, into: Path) -> None:
+        self.model.save_pretrained(into)
+        self.processor.save_pretrained(into)
+        (into / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
