@@ -2,7 +2,7 @@
 
 ``recipe.yaml`` (resolved), ``run.json`` (how far), ``metrics.jsonl``, ``logs/``, ``checkpoints/<stage>/`` while
 a stage runs, ``stages/<stage>/`` (what a finished stage changed), what steps without a model made
-(``tokenizer/``), and in the end ``model/``.
+(``tokenizer/``), models of the way that were to be kept (``kept/``), and in the end ``model/``.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from sightling.errors import UserError
-from sightling.train.checkpoint import write_text
+from sightling.train.checkpoint import write_text, write_whole
 from sightling.train.recipe import Recipe, parse_recipe, read_recipe
 
 RECIPE, RUN = "recipe.yaml", "run.json"
-RESERVED = ("model", "stages", "checkpoints", "logs")
+RESERVED = ("model", "stages", "checkpoints", "logs", "kept", "evaluation")
 """Names in a run's folder that no step may use for what it makes."""
 
 # What may change between two starts of one run: it decides what is shown and kept, not what is learnt.
@@ -158,6 +158,29 @@ class RunFolder:
     def model(self) -> Path:
         """Where the finished model is."""
         return self.path / "model"
+
+    def kept(self, stage: str, step: int) -> Path:
+        """Where the model of an update is, if it was to be kept."""
+        return kept_model(self.path, stage, step)
+
+    def keeper(
+        self, stage: str, steps: Collection[int], write: Callable[[Path], None]
+    ) -> Callable[[int], None] | None:
+        """What keeps the models of some updates of a stage, written by ``write``; ``None`` where there are none.
+
+        A stage that goes on from before such an update comes to the same model and writes it again.
+        """
+
+        def keep(step: int) -> None:
+            if step in steps:
+                write_whole(self.kept(stage, step), write, f"the model of step {step}")
+
+        return keep if steps else None
+
+
+def kept_model(run: Path, stage: str, step: int) -> Path:
+    """Where a run keeps the model of an update."""
+    return run / "kept" / f"{stage}-{step:08d}"
 
 
 def _now() -> str:
