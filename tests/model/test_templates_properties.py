@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +32,25 @@ CONTROL = sorted({token for name in NAMES for token in TEMPLATES.get(name).contr
 SPOOFS = [*CONTROL, "red", "###Assistant: ", "<|", "|>", "im_end"]
 
 
+def kinds(name: str) -> Iterator[Sample]:
+    """Turns with 0, 1 and 2 pictures, one and several, with and without a system, prompts and whole conversations."""
+    asked: list[tuple[Part, ...]] = [
+        ("red?",),
+        (shown(), "red?"),
+        ("red?", shown()),
+        (shown(), shown(), "red?"),
+        ("in", shown(), "and", shown(), "?"),
+    ]
+    systems = [[], [Turn("system", ("Be brief.",))]] if name in WITH_SYSTEM else [[]]
+    for system, number, count, whole in product(systems, range(len(asked)), (1, 2), (False, True)):
+        told = list(system)
+        for turn in range(count):
+            parts = asked[(number + 2 * turn) % len(asked)]
+            told.append(Turn("user", (*parts, shown()) if name in WORDLESS else parts))
+            told.append(Turn("assistant", ("no, it\nis blue",)))
+        yield Sample(tuple(told if whole else told[:-1]))
+
+
 @st.composite
 def conversations(draw: st.DrawFn, words: list[str], name: str) -> Sample:
     """Up to three questions with up to two pictures each among their words, and answers; perhaps a system's turn."""
@@ -49,16 +71,20 @@ def conversations(draw: st.DrawFn, words: list[str], name: str) -> Sample:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8, deadline=None)
-@given(st.data())
-def test_the_jinja_form_writes_the_same_string(name: str, data: st.DataObject) -> None:
+def test_the_jinja_form_writes_the_same_string(name: str) -> None:
+    for sample in kinds(name):
+        assert rendered(name, sample) == written(name, sample)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(NAMES), st.data())
+def test_the_jinja_form_writes_the_same_string_whatever_is_said(name: str, data: st.DataObject) -> None:
     sample = data.draw(conversations(WORDS, name))
     assert rendered(name, sample) == written(name, sample)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8, deadline=None)
-@given(st.data())
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(NAMES), st.data())
 def test_no_text_becomes_a_control_token(name: str, data: st.DataObject) -> None:
     processor = processor_of(name)
     sample = data.draw(conversations(SPOOFS, name))
@@ -93,13 +119,23 @@ def rendered_apart(name: str, sample: Sample) -> str:
     return rendered(name, hidden).replace("\0", form.image)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(NAMES), st.data())
+def test_what_is_supervised_is_what_the_model_writes_whatever_is_said(name: str, data: st.DataObject) -> None:
+    sample = data.draw(conversations(WORDS, name))
+    check_supervision(name, sample if not asks(sample) else Sample((*sample.turns, Turn("assistant", ("two",)))))
+
+
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=6, deadline=None)
-@given(st.data())
-def test_what_is_supervised_is_what_the_model_writes(name: str, data: st.DataObject) -> None:
+def test_what_is_supervised_is_what_the_model_writes(name: str) -> None:
+    for sample in kinds(name):
+        if not asks(sample):
+            check_supervision(name, sample)
+
+
+def check_supervision(name: str, sample: Sample) -> None:
     """The answer with what leads it and ends it, behind exactly the prompt that generation would see."""
     processor, form = processor_of(name), TEMPLATES.get(name)
-    sample = data.draw(conversations(WORDS, name).filter(lambda sample: sample.turns[-1].role == "assistant"))
     last = sample.turns[-1]
     sample = Sample((*sample.turns[:-1], Turn("assistant", last.parts)))
     encoded = processor.encode(sample)
@@ -118,6 +154,18 @@ def test_what_is_supervised_is_what_the_model_writes(name: str, data: st.DataObj
     assert (encoded.trunk, encoded.trunk_pictures) == (prompt.trunk, prompt.trunk_pictures)
     silent = Sample(tuple(Turn(turn.role, turn.parts, supervised=False) for turn in sample.turns))
     assert set(processor.encode(silent).labels) == {IGNORED}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_marks_that_a_user_writes_are_words(name: str) -> None:
+    processor = processor_of(name)
+    said = "".join(CONTROL)
+    sample = turns(("user", (said, shown())), ("assistant", said))
+    harmless = turns(("user", ("x", shown())), ("assistant", "x"))
+    control = set(processor._control.values())
+    spoken, expected = (processor.encode(one).input_ids for one in (sample, harmless))
+    assert [id for id in spoken if id in control] == [id for id in expected if id in control]
+    assert processor.prompt_text(sample).count(said) == (1 if name in WORDLESS else 2)
 
 
 @pytest.mark.parametrize("name", NAMES)
