@@ -14,6 +14,7 @@ from sightling.data.world import WorldOptions, WorldSource
 from sightling.errors import UserError
 from sightling.parts import Part, make
 from sightling.registry import Registry
+from sightling.world.questions import FAMILIES
 
 
 class TextSource(Protocol):
@@ -53,8 +54,8 @@ class WorldText:
         samples = self.source.words(index)
         sample = samples[Random(index).randrange(len(samples))]
         question, answer = (turn.text for turn in sample.turns)
-        open_ended = not sample.meta["choices"]
-        return answer if open_ended else f"{question}\n{answer}"
+        caption = FAMILIES[sample.meta["family"]].judged == "things"
+        return answer if caption else f"{question}\n{answer}"
 
 
 @TEXTS.register("world")

@@ -14,6 +14,7 @@ from sightling.data.sample import Picture, Sample, Turn
 from sightling.data.source import SOURCES, SourceOptions
 from sightling.errors import UserError, nearest
 from sightling.world.describe import LANGUAGES, describe
+from sightling.world.families.boxes import BOXED, grounded
 from sightling.world.questions import FAMILIES, Question, ask_many
 from sightling.world.render import render
 from sightling.world.scene import Scene
@@ -39,6 +40,7 @@ class WorldSource:
         synonyms: the chance that a word of a question is replaced by a synonym.
         length: number of groups; 0 is endless.
         told: the chance that a picture is told in words, thing by thing, instead of being shown.
+        identifiers: whether a question begins with its family's task identifier, as MiniGPT-v2's do.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class WorldSource:
         synonyms: float = 0.05,
         length: int = 0,
         told: float = 0.0,
+        identifiers: bool = False,
     ) -> None:
         self.spec = spec
         self.families = dict(families)
@@ -63,6 +66,7 @@ class WorldSource:
         self.synonyms = synonyms
         self.length = length
         self.told = told
+        self.identifiers = identifiers
 
     def __len__(self) -> int:
         return self.length
@@ -104,15 +108,21 @@ class WorldSource:
         return samples
 
     def _in_words(self, sample: Sample, scene: Scene) -> Sample:
-        """The sample with a detailed description where its picture would stand."""
+        """The sample with a detailed description where its picture would stand; with boxes where it is about those."""
         rng = Random(f"words {self._seed(sample.meta['index'])}")
-        words = describe(scene, sample.meta["language"], "detailed", rng, self.synonyms)
+        language = sample.meta["language"]
+        boxed = sample.meta["family"] in BOXED
+        words = grounded(scene, language) if boxed else describe(scene, language, "detailed", rng, self.synonyms)
         question, *rest = sample.turns
         return replace(sample, turns=(replace(question, parts=(f"{words}\n", *question.parts)), *rest))
 
-    @staticmethod
-    def _sample(question: Question, picture: Picture | None, scene: Scene, index: int) -> Sample:
-        asked = (question.text,) if picture is None else (picture, question.text)
+    def asked(self, question: Question) -> str:
+        """A question's words, behind its task identifier where there are identifiers."""
+        return f"[{FAMILIES[question.family].task}] {question.text}" if self.identifiers else question.text
+
+    def _sample(self, question: Question, picture: Picture | None, scene: Scene, index: int) -> Sample:
+        text = self.asked(question)
+        asked = (text,) if picture is None else (picture, text)
         turns = (Turn("user", asked), Turn("assistant", (question.answer,)))
         meta = {
             "family": question.family,
@@ -131,7 +141,8 @@ class WorldOptions(SourceOptions):
     ``families`` and ``languages`` are lists, or mappings with weights; ``scene`` holds the keys of
     :class:`sightling.world.scenes.SceneSpec`. ``length`` is how many pictures there are; 0 is endless.
     ``told`` is the chance that a picture is told in words instead of being shown: a language model that learns to
-    answer about words can be frozen, and a connector then learns to speak to it.
+    answer about words can be frozen, and a connector then learns to speak to it. ``identifiers`` puts MiniGPT-v2's
+    task identifier before each question: ``[vqa]``, ``[caption]``, ``[refer]`` and so on, as its family says.
     """
 
     scene: dict[str, Any] = Field(default_factory=dict)
@@ -142,6 +153,7 @@ class WorldOptions(SourceOptions):
     synonyms: float = Field(default=0.05, ge=0, le=1)
     length: int = Field(default=0, ge=0)
     told: float = Field(default=0.0, ge=0, le=1)
+    identifiers: bool = False
 
     @field_validator("families", "languages", mode="before")
     @classmethod
@@ -180,6 +192,7 @@ class WorldOptions(SourceOptions):
             synonyms=self.synonyms,
             length=self.length,
             told=self.told,
+            identifiers=self.identifiers,
         )
 
 

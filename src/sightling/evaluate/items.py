@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
 from sightling.data.sample import Part, Picture, Sample, Turn
+from sightling.evaluate.boxes import boxes_right
+from sightling.evaluate.metrics import is_right
 from sightling.world.scene import Scene
 
 GREY = (127, 127, 127)
@@ -28,6 +30,7 @@ class Item:
         answers: every accepted answer, the canonical one first; unused for captions.
         choices: every answer that this form of question can have; ``()`` when open.
         scene: the exact truth, for captions of the small world only; their answer is scored by what it says.
+        boxes: whether the answer is boxes, right by their overlap and not letter by letter.
     """
 
     sample: Sample
@@ -37,6 +40,7 @@ class Item:
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
     scene: Scene | None = None
+    boxes: bool = False
 
     @property
     def text(self) -> str:
@@ -50,6 +54,10 @@ class Item:
     def is_caption(self) -> bool:
         """Whether the answer is scored by what it says instead of by exact match."""
         return self.scene is not None
+
+    def accepts(self, said: str) -> bool:
+        """Whether what was said is right; not for captions."""
+        return boxes_right(said, self.answers) if self.boxes else is_right(said, self.answers)
 
 
 def in_grey(items: Sequence[Item]) -> list[Item]:
@@ -67,8 +75,7 @@ def in_grey(items: Sequence[Item]) -> list[Item]:
     found = []
     for item in items:
         turns = tuple(Turn(turn.role, tuple(map(grey, turn.parts)), turn.supervised) for turn in item.sample.turns)
-        sample = Sample(turns, item.sample.meta)
-        found.append(Item(sample, item.picture, item.family, item.language, item.answers, item.choices, item.scene))
+        found.append(replace(item, sample=Sample(turns, item.sample.meta)))
     return found
 
 

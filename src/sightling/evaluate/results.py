@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sightling.evaluate.items import Item
-from sightling.evaluate.metrics import Bootstrap, Estimate, chance, is_right, normalise
+from sightling.evaluate.metrics import Bootstrap, Estimate, chance, normalise
 from sightling.evaluate.world import CaptionCheck, check_caption
 
 TOP = 5
@@ -71,7 +71,7 @@ def judge(
         whole = [not (each.score.absent or each.score.missed) for each in (check, blind_check)]
         return Prediction(item, said, blind, "", whole[0], whole[1], False, caption=check, blind_caption=blind_check)
     guess = guesses[0] if guesses else ""
-    right = [is_right(text, item.answers) for text in (said, blind, guess)]
+    right = [item.accepts(text) for text in (said, blind, guess)]
     return Prediction(
         item, said, blind, guess, right[0], right[1], right[2], ranked, blind_ranked, tuple(guesses[:TOP])
     )
@@ -82,7 +82,7 @@ class Cell:
     """Accuracy of one family in one language; ``None`` stands for all of them together.
 
     Attributes:
-        accuracy: exact match, seeing the picture.
+        accuracy: exact match, or boxes that overlap enough, seeing the picture.
         blind: the same model shown a grey picture.
         majority: the guesser of commonest answers.
         gain: accuracy minus blind.
@@ -257,10 +257,10 @@ def _cell(family: str | None, language: str | None, chosen: Sequence[Prediction]
     top = {}
     if all(prediction.ranked for prediction in chosen):
         top = {
-            "first": share(lambda one: is_right(one.ranked[0], one.item.answers)),
-            "model": share(lambda one: _among(one.ranked, one.item.answers)),
-            "blind": share(lambda one: _among(one.blind_ranked, one.item.answers)),
-            "majority": share(lambda one: _among(one.guess_ranked, one.item.answers)),
+            "first": share(lambda one: one.item.accepts(one.ranked[0])),
+            "model": share(lambda one: _among(one.ranked, one.item)),
+            "blind": share(lambda one: _among(one.blind_ranked, one.item)),
+            "majority": share(lambda one: _among(one.guess_ranked, one.item)),
         }
     blind = [float(prediction.blind_right) for prediction in chosen]
     return Cell(
@@ -275,8 +275,8 @@ def _cell(family: str | None, language: str | None, chosen: Sequence[Prediction]
     )
 
 
-def _among(ranked: Sequence[str], answers: Sequence[str]) -> bool:
-    return any(is_right(one, answers) for one in ranked[:TOP])
+def _among(ranked: Sequence[str], item: Item) -> bool:
+    return any(item.accepts(one) for one in ranked[:TOP])
 
 
 def _told(pictures: Sequence[int], checks: Sequence[CaptionCheck], bootstrap: Bootstrap) -> Told:

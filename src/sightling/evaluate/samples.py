@@ -38,6 +38,7 @@ def sample_items(source: Source, section: EvaluateSection, where: str, most: int
                     str(sample.meta.get("language", "all")),
                     _accepted(sample.meta.get(section.answers_key), sample.answer),
                     tuple(sample.meta.get("choices", ())),
+                    boxes=section.judged == "boxes",
                 )
             )
     if not families and section.family_key != "family":

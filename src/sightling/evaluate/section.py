@@ -36,6 +36,7 @@ class EvaluateSection(Part):
         rank: score a closed list of answers by likelihood too, for top-5: each question's own ``choices``, or all
             true ``answers`` of its family and language in the data.
         family_key, answers_key: data sets only: the meta keys that hold a sample's family and accepted answers.
+        judged: data sets only: whether answers are right by their ``words``, or as ``boxes`` by their overlap.
     """
 
     data: dict[str, Any] | None = None
@@ -45,6 +46,7 @@ class EvaluateSection(Part):
     rank: Literal["choices", "answers"] | None = None
     family_key: str = "family"
     answers_key: str = "answers"
+    judged: Literal["words", "boxes"] = "words"
 
     @field_validator("families", mode="before")
     @classmethod

@@ -99,9 +99,11 @@ def world_items(source: WorldSource, families: Mapping[str, int], scenes: int) -
         picture = Picture(image=render(scene, source.size))
         for asked in _questions(source, index, scene, families):
             for one in asked:
-                sample = question(one.text, picture, answer=one.answer, family=one.family, language=one.language)
-                truth = None if one.choices else scene
-                items.append(Item(sample, index, one.family, one.language, (one.answer,), one.choices, truth))
+                text, judged = source.asked(one), FAMILIES[one.family].judged
+                sample = question(text, picture, answer=one.answer, family=one.family, language=one.language)
+                truth = scene if judged == "things" else None
+                boxes = judged == "boxes"
+                items.append(Item(sample, index, one.family, one.language, (one.answer,), one.choices, truth, boxes))
     return items
 
 
@@ -111,8 +113,8 @@ def world_majority(source: WorldSource, families: Mapping[str, int], scenes: int
     for index in range(LEARNING, LEARNING + scenes):
         for asked in _questions(source, index, source.scene(index), families):
             for one in asked:
-                if one.choices:
-                    majority.learn(one.family, one.language, one.choices, one.text, one.answer)
+                if FAMILIES[one.family].judged != "things":
+                    majority.learn(one.family, one.language, one.choices, source.asked(one), one.answer)
     return majority
 
 

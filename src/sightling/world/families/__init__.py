@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sightling.world.families import (
     attributes,
+    boxes,
     comparison,
     count,
     existence,
@@ -14,7 +15,7 @@ from sightling.world.families import (
     tally,
     telling,
 )
-from sightling.world.families.base import Draft, Family, View
+from sightling.world.families.base import Draft, Family, Judged, Task, View
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -33,8 +34,12 @@ FAMILIES: dict[str, Family] = {
         tally.FAMILY,
         telling.CAPTION,
         telling.DESCRIPTION,
+        boxes.REFER,
+        boxes.IDENTIFY,
+        boxes.DETECTION,
+        boxes.GROUNDING,
     )
 }
 """Every question family by name."""
 
-__all__ = ["FAMILIES", "Draft", "Family", "View"]
+__all__ = ["FAMILIES", "Draft", "Family", "Judged", "Task", "View"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sightling.world.describe import LANGUAGES
 from sightling.world.describe.words import Words
@@ -41,7 +41,20 @@ class Extreme:
     side: str
 
 
-Slot = Mention | Extreme
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A place in the picture that is told as it is written, such as a box."""
+
+    text: str
+
+
+Slot = Mention | Extreme | Spot
+
+Task = Literal["vqa", "caption", "refer", "grounding", "identify", "detection"]
+"""MiniGPT-v2's task identifiers; a question that has one begins with it in square brackets."""
+
+Judged = Literal["words", "things", "boxes"]
+"""How an answer is held against the truth: by its words, by the things that it names, or by the boxes in it."""
 
 _T = TypeVar("_T")
 
@@ -179,6 +192,8 @@ class _Said:
         self.words = words
 
     def __format__(self, article: str) -> str:
+        if isinstance(self.slot, Spot):
+            return self.slot.text
         if isinstance(self.slot, Extreme):
             return self.language.extreme_phrase(self.slot.side, self.words)
         return self.language.noun_phrase(self.slot, article, self.words)
@@ -203,6 +218,8 @@ class Family:
             with how many things there are, for asking some scenes more often than others would tilt the balance.
         thinned: whether answers that come too often are to be measured and thinned out. False for a family that sees
             to its balance by itself.
+        task: the identifier that MiniGPT-v2 puts before questions of this kind.
+        judged: how its answers are held against the truth.
     """
 
     name: str
@@ -213,6 +230,8 @@ class Family:
     write: Write | None = None
     steady: bool = True
     thinned: bool = True
+    task: Task = "vqa"
+    judged: Judged = "words"
 
     def text(self, draft: Draft, language: str, words: Words) -> str:
         """The question in words, first letter capital."""

@@ -39,6 +39,8 @@ CAPTION = Family(
     word=_no_word,
     write=_writer("short"),
     thinned=False,
+    task="caption",
+    judged="things",
 )
 
 DESCRIPTION = Family(
@@ -58,4 +60,6 @@ DESCRIPTION = Family(
     word=_no_word,
     write=_writer("detailed"),
     thinned=False,
+    task="caption",
+    judged="things",
 )
