@@ -1,4 +1,4 @@
-"""``sightling ask MODEL PICTURE... "question"``: one answer, for people and for scripts."""
+"""``sightling ask MODEL PICTURE... "question"``: one answer, for people and for scripts; a video is many pictures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sightling.errors import UserError
 
 if TYPE_CHECKING:
-    from sightling.data.sample import Picture
+    from sightling.serve.opening import Opened
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def ask(
     model: Annotated[Path, typer.Argument(help="A model's folder, or a run's.")],
     pictures_and_question: Annotated[
-        list[str], typer.Argument(metavar="PICTURE... QUESTION", help="One picture or several; the question is last.")
+        list[str], typer.Argument(metavar="PICTURE... QUESTION", help="Pictures or videos; the question is last.")
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: the answer, counts, seconds.")
@@ -39,10 +39,17 @@ def ask(
     device: Annotated[
         str | None, typer.Option("--device", help="Such as cpu or cuda:0.", show_default="an accelerator, else cpu")
     ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", help="Frames of a video at most.", show_default="8, by rate 64")
+    ] = None,
+    frame_sampling: Annotated[
+        str | None,
+        typer.Option("--sampling", help="Which frames: uniform, rate (1 a second) or change.", show_default="uniform"),
+    ] = None,
 ) -> None:
-    """Ask a model one question about a picture, or about several."""
+    """Ask a model one question about a picture, about several, or about a video (as pictures in order)."""
     *paths, question = pictures_and_question
-    pictures = _opened(paths, question)
+    given = _opened(paths, question, frame_sampling, frames)
     from sightling.decode.generate import Trace, generate
     from sightling.decode.sampling import Sampling
     from sightling.decode.session import checked
@@ -55,6 +62,7 @@ def ask(
     from sightling.serve.terminal import printable
 
     opened, processor = load(model, device=device)
+    pictures = [picture for one in given for picture in one.pictures]
     trace = Trace()
     start = time.perf_counter()
     pieces = generate(opened, processor, sample_of(text, *pictures), trace=trace, **sampling.options())
@@ -65,7 +73,7 @@ def ask(
         typer.echo()
         return
     answer = "".join(pieces)
-    told = {
+    told: dict[str, Any] = {
         "answer": answer,
         "question": question,
         "pictures": paths,
@@ -76,15 +84,17 @@ def ask(
         "answer_tokens": len(trace.ids),
         "finish": trace.finish,
     }
+    if videos := [one.about() for one in given if one.video is not None]:
+        told["videos"] = videos
     typer.echo(json.dumps(told, ensure_ascii=False))
 
 
-def _opened(paths: list[str], question: str) -> list[Picture]:
-    """The pictures, decoded: what is wrong with one is told before a model is loaded."""
-    from sightling.data.sample import Picture
+def _opened(paths: list[str], question: str, kind: str | None, frames: int | None) -> list[Opened]:
+    """The pictures and videos, decoded: what is wrong with one is told before a model is loaded."""
+    from sightling.serve.opening import open_all
 
     if os.path.isfile(question):
         raise UserError(f'the last argument is the question, but {question} is a file; add "a question in quotes"')
     if not paths:
         raise UserError('a picture and a question are needed: sightling ask MODEL PICTURE "what colour is it?"')
-    return [Picture(image=Picture(path=Path(path)).load()) for path in paths]
+    return open_all(paths, kind, frames)

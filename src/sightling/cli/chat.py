@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def chat(
     model: Annotated[Path, typer.Argument(help="A model's folder, or a run's.")],
     pictures: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PICTURE]...", help="Pictures to begin with.")
+        list[Path] | None, typer.Argument(metavar="[PICTURE]...", help="Pictures or videos to begin with.")
     ] = None,
     single: Annotated[
         bool, typer.Option("--single", help="Ask each question anew about the pictures, without what was said before.")
@@ -31,16 +31,25 @@ def chat(
     device: Annotated[
         str | None, typer.Option("--device", help="Such as cpu or cuda:0.", show_default="an accelerator, else cpu")
     ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", help="Frames of a video at most.", show_default="8, by rate 64")
+    ] = None,
+    frame_sampling: Annotated[
+        str | None,
+        typer.Option("--sampling", help="Which frames: uniform, rate (1 a second) or change.", show_default="uniform"),
+    ] = None,
     preview: Annotated[bool, typer.Option("--preview/--no-preview", help="Show pictures in a colour terminal.")] = True,
 ) -> None:
     """Talk with a model about pictures; /help inside says how.
 
     With piped input each line is a turn and each answer is printed alone; bad input among it gives exit code 2.
     """
-    from sightling.data.sample import Picture
+    from sightling.serve.opening import frame_sampling as sampling_of
+    from sightling.serve.opening import open_path
 
     # Before the heavy imports: what is wrong with a picture is told at once.
-    opened = [(str(path), Picture(image=Picture(path=path).load())) for path in pictures or []]
+    shown = sampling_of(frame_sampling, frames)
+    opened = [open_path(path, shown) for path in pictures or []]
 
     from sightling.decode.sampling import Sampling
 
@@ -52,4 +61,4 @@ def chat(
 
     whole, processor = load(model, device=device)
     session = Session(whole, processor, system=system, single=single, **sampling.options())
-    raise typer.Exit(Terminal(session, str(find_model(model)), preview=preview).run(opened))
+    raise typer.Exit(Terminal(session, str(find_model(model)), preview=preview, frames=shown).run(opened))

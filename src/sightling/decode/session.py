@@ -68,7 +68,7 @@ class Session:
         Raises:
             UserError: it is missing, corrupt or too large; the conversation is as before.
         """
-        opened = Picture(image=picture.load())
+        opened = Picture(image=picture.load(), tiles=picture.tiles)
         self._waiting.append(opened)
         return opened
 

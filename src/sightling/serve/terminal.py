@@ -19,14 +19,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sightling.data.sample import Picture
 from sightling.decode.prompt import ContextFull, context_limit
 from sightling.decode.session import Session
 from sightling.errors import UserError, nearest
+from sightling.serve.opening import Opened, open_path
 from sightling.serve.preview import half_blocks
+from sightling.sight.video import FrameSampling
 
 HELP = {
-    "/image PATH": "add a picture to the next question",
+    "/image PATH": "add a picture or a video to the next question",
     "/new": "start a new conversation, without pictures",
     "/help": "show this",
     "/quit": "leave, as Ctrl-D does; Ctrl-C stops an answer",
@@ -44,27 +45,31 @@ class Terminal:
         session: the conversation.
         name: what the banner calls the model.
         preview: show pictures where the terminal has the colours for it.
+        frames: which frames of a video are shown; by default eight, uniformly.
     """
 
-    def __init__(self, session: Session, name: str, *, preview: bool = True) -> None:
+    def __init__(
+        self, session: Session, name: str, *, preview: bool = True, frames: FrameSampling | None = None
+    ) -> None:
         for stream in (sys.stdin, sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 # Bytes that are no text become a sentence about them, words that the terminal lacks a mark.
                 stream.reconfigure(errors="surrogateescape" if stream is sys.stdin else "replace")
         self._session = session
         self._name = name
+        self._frames = frames
         self._talks = sys.stdin.isatty() and sys.stdout.isatty()
         self._console = Console(highlight=False) if self._talks else Console(highlight=False, stderr=True)
         self._shows = preview and self._talks and self._console.color_system in ("truecolor", "256")
         self._shows = self._shows and self._console.encoding.startswith("utf")
         self._failed = False
 
-    def run(self, pictures: Sequence[tuple[str, Picture]] = ()) -> int:
+    def run(self, pictures: Sequence[Opened] = ()) -> int:
         """Talk until the input ends; 0, or 2 when something that came through a pipe was bad."""
         if self._talks:
             self._console.print(banner(self._session, self._name))
-        for name, picture in pictures:
-            self._add(name, picture)
+        for opened in pictures:
+            self._add(opened)
         lines = self._typed() if self._talks else (line.lstrip("\ufeff") for line in sys.stdin)
         try:
             for line in lines:
@@ -116,8 +121,7 @@ class Terminal:
     def _image(self, path: str) -> None:
         if not path:
             raise UserError("/image needs the path of a picture, as in /image cat.png")
-        name = _unquoted(path)
-        self._add(name, Picture(path=Path(name).expanduser()))
+        self._add(open_path(Path(_unquoted(path)).expanduser(), self._frames))
 
     def _new(self, rest: str) -> None:
         self._session.reset()
@@ -133,15 +137,19 @@ class Terminal:
     def _quit(self, rest: str) -> None:
         raise Quit
 
-    def _add(self, name: str, picture: Picture) -> None:
-        opened = self._session.add(picture)
+    def _add(self, opened: Opened) -> None:
+        added = [self._session.add(picture) for picture in opened.pictures]
         if not self._talks:
             return
-        width, height = opened.size()
-        tokens = self._session.processor.visual(opened).count(self._session.processor.image_token_id)
+        width, height = added[0].size()
+        processor = self._session.processor
+        tokens = sum(processor.visual(picture).count(processor.image_token_id) for picture in added)
         if self._shows:
-            self._console.print(half_blocks(opened.load()))
-        self._note(f"{name}, {width} x {height} pixels, {tokens:,} visual tokens")
+            self._console.print(half_blocks(added[len(added) // 2].load()))
+        frames = ""
+        if opened.video is not None:
+            frames = f"{len(added)} of {opened.video.frames:,} frames of {opened.video.duration:.1f} s, "
+        self._note(f"{opened.name}, {frames}{width} x {height} pixels, {tokens:,} visual tokens")
 
     def _answer(self, text: str) -> None:
         stopped = False
