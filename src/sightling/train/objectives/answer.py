@@ -28,6 +28,9 @@ from sightling.train.packing import Document, can_share, check_length, collate_r
 TENSORS = ("input_ids", "labels", "position_ids", "document_ids", "branch_ids")
 PIXELS = ("pixel_values", "image_sizes")
 
+WORTH = 16
+"""Fewer tokens than this that samples without pictures begin with together are not worth a trunk."""
+
 Item = tuple[Document, Inputs | None]
 """A document, and what the model is given of its pictures."""
 
@@ -35,7 +38,7 @@ Item = tuple[Document, Inputs | None]
 class AnswerOptions(Part):
     """``max_length``: no row is longer. ``pack``: several documents a row; otherwise a row each.
 
-    ``share``: samples about one picture share its tokens; otherwise each has its own copy.
+    ``share``: samples about one picture, or about one text, share its tokens; otherwise each has its own copy.
     ``augment``: how pictures are changed each time they are seen; nothing when left out.
     ``template``: a chat template for this stage alone, as LLaVA's first stage has captions without roles; the
     model's own when left out. Its control tokens must be the model's, too.
@@ -112,6 +115,7 @@ def _together(encoded: list[Encoded], share: bool, max_length: int) -> list[list
     """
     if not share:
         return [[one] for one in encoded]
+    encoded = _begun_alike(encoded)
     groups: list[list[Encoded]] = []
     open_groups: dict[tuple, int] = {}
     lengths: list[int] = []
@@ -127,6 +131,38 @@ def _together(encoded: list[Encoded], share: bool, max_length: int) -> list[list
         groups.append([one])
         lengths.append(len(one.input_ids))
     return groups
+
+
+def _begun_alike(encoded: list[Encoded]) -> list[Encoded]:
+    """Samples without pictures that begin alike, such as questions about one description, get a trunk to share."""
+    found = list(encoded)
+    heads: list[tuple[int, list[int], int]] = []
+    for number, one in enumerate(encoded):
+        if one.pictures or one.trunk:
+            continue
+        for place, (head, members, shared) in enumerate(heads):
+            alike = _alike(encoded[head], one)
+            if min(alike, shared) >= WORTH:
+                heads[place] = (head, [*members, number], min(alike, shared))
+                break
+        else:
+            heads.append((number, [number], _prompt(one)))
+    for _, members, shared in heads:
+        for number in members if len(members) > 1 else ():
+            found[number] = replace(encoded[number], trunk=shared)
+    return found
+
+
+def _prompt(one: Encoded) -> int:
+    """How many tokens stand before the first that the loss counts."""
+    return next((place for place, label in enumerate(one.labels) if label != IGNORED), len(one.labels))
+
+
+def _alike(one: Encoded, other: Encoded) -> int:
+    """How many tokens, none of them counted, two samples begin with together."""
+    most = min(_prompt(one), _prompt(other))
+    pairs = enumerate(zip(one.input_ids[:most], other.input_ids[:most]))
+    return next((place for place, (first, second) in pairs if first != second), most)
 
 
 @OBJECTIVES.register("answer")
