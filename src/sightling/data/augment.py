@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from sightling.data.pictures import WHITE
 from sightling.data.sample import Picture
+from sightling.errors import UserError
 from sightling.parts import Part
 
 
@@ -48,10 +49,17 @@ class Augment(Part):
         return value
 
     def __call__(self, picture: Picture, rng: Random) -> Picture:
-        """A changed copy, decoded; the original is untouched."""
+        """A changed copy, decoded; the original is untouched. What others say of the picture stays as it is.
+
+        Raises:
+            UserError: boxes that others told would no longer be where the things are.
+        """
+        moves = self.flip or self.rotate or self.shift or self.scale != (1.0, 1.0)
+        if moves and picture.notes is not None and picture.notes.boxes:
+            raise UserError("augment moves things, but the boxes in the pictures' notes would stay; leave them out")
         ground = (rng.randrange(256), rng.randrange(256), rng.randrange(256)) if self.background else WHITE
         image = self._moved(picture.load(ground), ground, rng)
-        return Picture(image=self._colored(image, rng))
+        return Picture(image=self._colored(image, rng), notes=picture.notes)
 
     def _moved(self, image: Image.Image, ground: tuple[int, int, int], rng: Random) -> Image.Image:
         width, height = image.size

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from sightling.data.formats import checked_root, open_data
 from sightling.data.formats.base import Record, Table
+from sightling.data.notes import Known, NoteKeys, noted
 from sightling.data.sample import Picture, Sample, Turn
 from sightling.data.source import SOURCES, SourceOptions
 from sightling.data.splits import PICTURE, chosen, hold_out, linked, meta_value, picture_identity
@@ -46,6 +47,7 @@ class FileSource:
         on_error: ``"raise"`` at the first bad record, or ``"skip"`` bad ones (``skipped`` says how many).
             Parquet rows are checked when they are read, unless they are to be skipped or split.
         per_group: the most samples in a group; larger groups are cut.
+        notes: the keys of a record that hold what other models say of its pictures.
         cache_bytes: how many bytes of decoded pictures to keep (4 a pixel, as Pillow holds them); 0 decodes anew
             each time. Each worker process has its own.
 
@@ -63,6 +65,7 @@ class FileSource:
         split: HoldOut | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         per_group: int | None = None,
+        notes: NoteKeys | None = None,
         cache_bytes: int = 0,
     ) -> None:
         if per_group is not None and per_group < 1:
@@ -71,6 +74,7 @@ class FileSource:
         root = checked_root(images_root)
         self.skipped = 0
         self._on_error = on_error
+        self._notes = notes
         self._cache = _Cache(cache_bytes)
         self._table: Table | None = self.format.table(self.path, root, checked)
         self._groups: list[list[Sample]] = []
@@ -104,7 +108,7 @@ class FileSource:
         record = self._table.record(int(self._rows[index]))
         if record.sample is None:
             raise _bad(record)
-        return self._cache.decoded(index, [record.sample])
+        return self._cache.decoded(index, [self._noted(record, record.sample, {})])
 
     def samples(self) -> Iterator[Sample]:
         """Every sample, group by group."""
@@ -123,14 +127,30 @@ class FileSource:
 
     def _good(self, records: Iterator[Record]) -> Iterator[Sample]:
         seen: set[Path] = set()
+        known: Known = {}
         for record in records:
             missing = _missing(record.sample, seen) if record.sample is not None else None
             if record.sample is not None and missing is None:
-                yield record.sample
+                try:
+                    sample = self._noted(record, record.sample, known)
+                except UserError:
+                    if self._on_error == "raise":
+                        raise
+                    self.skipped += 1
+                    continue
+                yield sample
             elif self._on_error == "raise":
                 raise UserError(f"{record.where}: picture {missing} does not exist") if missing else _bad(record)
             else:
                 self.skipped += 1
+
+    def _noted(self, record: Record, sample: Sample, known: Known) -> Sample:
+        if self._notes is None:
+            return sample
+        try:
+            return noted(sample, self._notes, known)
+        except UserError as error:
+            raise UserError(f"{record.where}: {error}") from None
 
     def _kept_rows(self, table: Table, split: HoldOut | None) -> np.ndarray:
         if split is None and self._on_error == "raise":
@@ -172,6 +192,7 @@ class FilesOptions(SourceOptions):
     hold_out: HoldOut | None = None
     on_error: Literal["raise", "skip"] = "raise"
     per_group: int | None = Field(default=None, ge=1)
+    notes: NoteKeys | None = None
     cache_mb: int = Field(default=0, ge=0)
 
     def check(self) -> None:
@@ -196,6 +217,7 @@ class FilesOptions(SourceOptions):
             split=self.hold_out,
             on_error=self.on_error,
             per_group=self.per_group,
+            notes=self.notes,
             cache_bytes=self.cache_mb << 20,
         )
 
@@ -244,7 +266,7 @@ class _Cache:
         known: dict[Picture, Picture] = {}
         for picture in (picture for sample in group for picture in sample.pictures()):
             if picture not in known:
-                known[picture] = Picture(image=picture.load())
+                known[picture] = Picture(image=picture.load(), notes=picture.notes)
         cost = sum(4 * width * height for width, height in (picture.size() for picture in known.values()))
         if self.used + cost > self.most:
             self.full = True

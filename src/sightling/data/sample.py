@@ -22,12 +22,25 @@ from sightling.errors import UserError
 Role = Literal["system", "user", "assistant"]
 
 
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What other models say of a picture, in words, where its data bring that along; ``""`` is "nothing found".
+
+    ``tags`` and ``boxes`` are listed with commas; a box as :mod:`sightling.world.grounding` writes it.
+    """
+
+    caption: str = ""
+    tags: str = ""
+    boxes: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """A picture by path, by encoded bytes, or already decoded; exactly one of the three is set.
 
     ``box`` optionally names a crop ``(left, top, right, bottom)`` in pixels, as NLVR's three boxes are.
     ``tiles`` optionally bounds what it may cost: a tiling scheme cuts it into so many tiles at most.
+    ``notes`` are what other models say of it, for a model that is handed such words; None where nobody was asked.
     Compared by identity: samples that share one ``Picture`` object share its tokens in a packed row.
     """
 
@@ -36,6 +49,7 @@ class Picture:
     image: Image.Image | None = None
     box: tuple[int, int, int, int] | None = None
     tiles: int | None = None
+    notes: Notes | None = None
 
     def __post_init__(self) -> None:
         given = sum(part is not None for part in (self.path, self.data, self.image))

@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from sightling.data.sample import Picture, Sample, Turn
+from sightling.data.sample import Notes, Picture, Sample, Turn
 from sightling.data.source import SOURCES, SourceOptions
 from sightling.errors import UserError, nearest
+from sightling.parts import Part
+from sightling.world import notes as detector
 from sightling.world.describe import LANGUAGES, describe
 from sightling.world.families.boxes import BOXED, grounded
 from sightling.world.questions import FAMILIES, Question, ask_many
@@ -41,6 +43,8 @@ class WorldSource:
         length: number of groups; 0 is endless.
         told: the chance that a picture is told in words, thing by thing, instead of being shown.
         identifiers: whether a question begins with its family's task identifier, as MiniGPT-v2's do.
+        notes: how often a detector errs whose words come with each picture, in its question's language; None is
+            no such words.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class WorldSource:
         length: int = 0,
         told: float = 0.0,
         identifiers: bool = False,
+        notes: detector.Errors | None = None,
     ) -> None:
         self.spec = spec
         self.families = dict(families)
@@ -67,6 +72,7 @@ class WorldSource:
         self.length = length
         self.told = told
         self.identifiers = identifiers
+        self.notes = notes
 
     def __len__(self) -> int:
         return self.length
@@ -84,13 +90,25 @@ class WorldSource:
         scene = self.scene(index)
         if self.told and Random(f"told {self._seed(index)}").random() < self.told:
             return [self._in_words(sample, scene) for sample in self._ask(index, scene, None)]
-        return self._ask(index, scene, Picture(image=render(scene, self.size)))
+        return self._ask(index, scene, self.pictures(index, scene))
+
+    def pictures(self, index: int, scene: Scene) -> dict[str, Picture]:
+        """The picture of a group for each language; one object, unless its notes are in that language."""
+        drawn = Picture(image=render(scene, self.size))
+        if self.notes is None:
+            return dict.fromkeys(self.languages, drawn)
+        found = detector.found_things(scene, self.spec, self.notes, Random(f"notes {self._seed(index)}"))
+        parts = (detector.caption, detector.tags, detector.boxes)
+        return {
+            language: replace(drawn, notes=Notes(*[part(found, language) for part in parts]))
+            for language in self.languages
+        }
 
     def words(self, index: int) -> list[Sample]:
         """What :meth:`group` asks and answers, with no picture drawn."""
         return self._ask(index, self.scene(index), None)
 
-    def _ask(self, index: int, scene: Scene, picture: Picture | None) -> list[Sample]:
+    def _ask(self, index: int, scene: Scene, pictures: Mapping[str, Picture] | None) -> list[Sample]:
         rng = Random(f"questions {self._seed(index)}")
         names, weights = list(self.languages), list(self.languages.values())
         drawn = rng.choices(names, weights, k=self.questions)
@@ -99,6 +117,7 @@ class WorldSource:
             count = drawn.count(language)
             if count:
                 asked = ask_many(scene, rng, self.spec, self.families, language, count, synonyms=self.synonyms)
+                picture = None if pictures is None else pictures[language]
                 samples += [self._sample(question, picture, scene, index) for question in asked]
         if not samples:
             raise UserError(
@@ -134,6 +153,17 @@ class WorldSource:
         return Sample(turns, meta)
 
 
+class Detector(Part):
+    """What a detector says of each picture, and how often it errs; the chances are a thing's.
+
+    ``drop``: it is not found. ``color``, ``shape``: it is called by another colour, another shape.
+    """
+
+    drop: float = Field(default=0.0, ge=0, le=1)
+    color: float = Field(default=0.0, ge=0, le=1)
+    shape: float = Field(default=0.0, ge=0, le=1)
+
+
 @SOURCES.register("world")
 class WorldOptions(SourceOptions):
     """The ``data`` section of a stage that learns from the small world.
@@ -143,6 +173,7 @@ class WorldOptions(SourceOptions):
     ``told`` is the chance that a picture is told in words instead of being shown: a language model that learns to
     answer about words can be frozen, and a connector then learns to speak to it. ``identifiers`` puts MiniGPT-v2's
     task identifier before each question: ``[vqa]``, ``[caption]``, ``[refer]`` and so on, as its family says.
+    ``notes`` gives each picture what a detector says of it, for a model with experts; ``{}`` is one that never errs.
     """
 
     scene: dict[str, Any] = Field(default_factory=dict)
@@ -154,6 +185,7 @@ class WorldOptions(SourceOptions):
     length: int = Field(default=0, ge=0)
     told: float = Field(default=0.0, ge=0, le=1)
     identifiers: bool = False
+    notes: Detector | None = None
 
     @field_validator("families", "languages", mode="before")
     @classmethod
@@ -193,6 +225,7 @@ class WorldOptions(SourceOptions):
             length=self.length,
             told=self.told,
             identifiers=self.identifiers,
+            notes=None if self.notes is None else detector.Errors(**self.notes.model_dump()),
         )
 
 

@@ -68,7 +68,7 @@ class Session:
         Raises:
             UserError: it is missing, corrupt or too large; the conversation is as before.
         """
-        opened = Picture(image=picture.load(), tiles=picture.tiles)
+        opened = Picture(image=picture.load(), tiles=picture.tiles, notes=picture.notes)
         self._waiting.append(opened)
         return opened
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from sightling.data.sample import Part, Picture, Sample, Turn
+from sightling.data.sample import Notes, Part, Picture, Sample, Turn
 from sightling.evaluate.boxes import boxes_right
 from sightling.evaluate.metrics import is_right
 from sightling.world.scene import Scene
@@ -61,16 +61,19 @@ class Item:
 
 
 def in_grey(items: Sequence[Item]) -> list[Item]:
-    """The same questions about a grey picture; pictures of one size become one object, so they are seen once."""
-    greys: dict[tuple[int, int], Picture] = {}
+    """The same questions about a grey picture; pictures of one size become one object, so they are seen once.
+
+    Whoever was to say in words what is in the picture found nothing.
+    """
+    greys: dict[tuple[tuple[int, int], bool], Picture] = {}
 
     def grey(part: Part) -> Part:
         if isinstance(part, str):
             return part
-        size = part.size()
-        if size not in greys:
-            greys[size] = Picture(image=Image.new("RGB", size, GREY))
-        return greys[size]
+        key = (part.size(), part.notes is not None)
+        if key not in greys:
+            greys[key] = Picture(image=Image.new("RGB", key[0], GREY), notes=Notes() if key[1] else None)
+        return greys[key]
 
     found = []
     for item in items:

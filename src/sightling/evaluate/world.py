@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from sightling.data.sample import Picture, question
+from sightling.data.sample import question
 from sightling.data.world import WorldOptions, WorldSource
 from sightling.errors import UserError, nearest
 from sightling.evaluate.items import Item
@@ -23,7 +23,6 @@ from sightling.world.facts import ThingFact, fact_of
 from sightling.world.mentions import Description, Mention
 from sightling.world.parse import parse
 from sightling.world.questions import FAMILIES, Question, ask
-from sightling.world.render import render
 from sightling.world.scene import Scene
 
 RESERVED = 1 << 63
@@ -96,10 +95,11 @@ def world_items(source: WorldSource, families: Mapping[str, int], scenes: int) -
     items = []
     for index in range(scenes):
         scene = source.scene(index)
-        picture = Picture(image=render(scene, source.size))
+        pictures = source.pictures(index, scene)
         for asked in _questions(source, index, scene, families):
             for one in asked:
                 text, judged = source.asked(one), FAMILIES[one.family].judged
+                picture = pictures[one.language]
                 sample = question(text, picture, answer=one.answer, family=one.family, language=one.language)
                 truth = scene if judged == "things" else None
                 boxes = judged == "boxes"

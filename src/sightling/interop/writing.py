@@ -46,6 +46,8 @@ def save(
         model.save_pretrained(target)
         processor.save_pretrained(target)
         return
+    if processor.experts:
+        raise UserError(f"the layout {layout!r} cannot hold model.experts: nobody would say what is in a picture")
     known = layout_named(layout)
     config, files = described(known, model.config, processor)
     tensors = foreign_state(known, model.config, model.state_dict())

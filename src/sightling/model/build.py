@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from sightling.errors import UserError, nearest
 from sightling.model.config import VisionLanguageConfig
+from sightling.model.experts import check_experts, make_experts
 from sightling.model.gated import GatedLayers
 from sightling.model.image_processor import VisionLanguageImageProcessor
 from sightling.model.language import language_config, load_language_model
@@ -21,7 +22,7 @@ from sightling.model.processor import VisionLanguageProcessor
 from sightling.model.templates import TEMPLATES
 from sightling.model.vocabulary import add_control_tokens, fit_rows, rounded
 from sightling.parts import Part, make, validate
-from sightling.sight.connectors import CONNECTORS, CrossAttentionOptions
+from sightling.sight.connectors import CONNECTORS, BlindOptions, CrossAttentionOptions
 from sightling.sight.encoders import STATISTICS, TOWERS, EncoderOptions, Statistics, check_usage, tower_config
 from sightling.sight.preprocess import RESAMPLE
 from sightling.sight.tiling import TILINGS
@@ -36,7 +37,8 @@ class ModelSection(Part):
     ``encoder`` and ``language_model`` are ``{type: ..., <sizes>}`` for random weights or ``{pretrained: PATH}``;
     sizes beside ``pretrained`` say what is expected there, and another model is refused. ``tokenizer`` is
     ``{pretrained: PATH}``; left out, a stage of type ``tokenizer`` trains it, or it is the pretrained language
-    model's own. ``connector`` and ``tiling`` name registered parts.
+    model's own. ``connector`` and ``tiling`` name registered parts. ``experts`` lists other models whose words about a
+    picture are written in its place (:mod:`sightling.model.experts`).
     """
 
     encoder: dict[str, Any]
@@ -45,6 +47,7 @@ class ModelSection(Part):
     tiling: dict[str, Any] = Field(default_factory=lambda: {"type": "single"})
     tokenizer: dict[str, Any] = Field(default_factory=dict)
     template: str = "chatml"
+    experts: list[dict[str, Any]] = Field(default_factory=list)
 
     def encoder_options(self) -> dict[str, Any]:
         """How the tower is used."""
@@ -65,6 +68,7 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
     TEMPLATES.get(section.template, where=f"{where}.template")
     tiling = make(TILINGS, section.tiling, f"{where}.tiling")
     connector = make(CONNECTORS, section.connector, f"{where}.connector")
+    check_experts(section.experts, isinstance(connector, BlindOptions), section.encoder.get("type") != "none", where)
     if connector.beside and tiling.ends_rows:
         raise UserError(
             f"{where}.tiling: this scheme lays tokens in the text as one field with ends of rows, and the connector's "
@@ -167,7 +171,9 @@ def build_processor(
     )
     # Counting once here makes a grid that the connector cannot take an error now, not in the first batch.
     image_processor.count(image_processor.image_size, image_processor.image_size)
-    return VisionLanguageProcessor(image_processor, tokenizer, template=section.template)
+    for expert in make_experts(section.experts, "model.experts"):
+        expert.check()
+    return VisionLanguageProcessor(image_processor, tokenizer, template=section.template, experts=section.experts)
 
 
 def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> tuple[VisionLanguageModel, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from transformers.image_utils import load_image
 
-from sightling.data.sample import Part, Picture, Sample, Turn
+from sightling.data.sample import Notes, Part, Picture, Sample, Turn
 from sightling.errors import UserError, nearest
 
 ROLES = ("system", "user", "assistant")
@@ -26,6 +27,7 @@ def sample_of(messages: Sequence[Mapping[str, Any]]) -> Sample:
 
     A part is a string, ``{"type": "text", "text": ...}`` or ``{"type": "image", ...}`` with the picture under
     ``image``, ``url``, ``path`` or ``base64``, or OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}``.
+    ``notes`` beside the picture, ``{"caption": ..., "tags": ..., "boxes": ...}``, is what other models say of it.
 
     Raises:
         UserError: a message of another form, with its number.
@@ -55,8 +57,19 @@ def _part(part: Any, where: str) -> Part:
         given = next((part[key] for key in PICTURE_KEYS if part.get(key) is not None), None)
         if kind == "image_url" and isinstance(given, Mapping):
             given = given.get("url")
-        return _picture(given, where)
+        shown = _picture(given, where)
+        return shown if part.get("notes") is None else replace(shown, notes=_notes(part["notes"], where))
     raise UserError(f"{where} must be a text or an image, not {part!r:.80}")
+
+
+def _notes(told: Any, where: str) -> Notes:
+    keys = [field.name for field in fields(Notes)]
+    if not isinstance(told, Mapping) or not all(isinstance(value, str) for value in told.values()):
+        raise UserError(f"{where} has notes that are no mapping of {', '.join(keys)} to text")
+    for key in told:
+        if key not in keys:
+            raise UserError(f"{where}.notes has no key {key!r}; {nearest(str(key), keys)}")
+    return Notes(**told)
 
 
 def _picture(given: Any, where: str) -> Picture:

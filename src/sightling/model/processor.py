@@ -19,6 +19,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from sightling.data.sample import Picture, Sample
 from sightling.errors import UserError
 from sightling.foreign import layout_of, reader
+from sightling.model.experts import make_experts, notes
 from sightling.model.image_processor import VisionLanguageImageProcessor
 from sightling.model.inputs import Inputs
 from sightling.model.messages import sample_of
@@ -57,12 +58,15 @@ class VisionLanguageProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerFast,
         chat_template: str | None = None,
         template: str = "chatml",
+        experts: Sequence[Mapping[str, Any]] = (),
         **kwargs: Any,
     ) -> None:
         self._format: Template = TEMPLATES.get(template)
         # A pretrained tokenizer's own chat template may be another format; what is trained is this one.
         super().__init__(image_processor, tokenizer, chat_template=chat_template or self._format.jinja())
         self.template = template
+        self.experts = [dict(one) for one in experts]
+        self._experts = make_experts(self.experts, "experts")
         self._plain = PlainText(tokenizer)
         control = (*self._format.control, *image_processor.marks)
         self._control = {token: self._control_id(token) for token in control}
@@ -127,7 +131,8 @@ class VisionLanguageProcessor(ProcessorMixin):
         Raises:
             UserError: an unknown template, one whose control tokens the tokenizer lacks, or another placeholder.
         """
-        other = VisionLanguageProcessor(self.image_processor, self.tokenizer, template=template)
+        parts = self.image_processor, self.tokenizer
+        other = VisionLanguageProcessor(*parts, template=template, experts=self.experts)
         if other.image_token_id != self.image_token_id:
             raise UserError(
                 f"the chat template {template!r} has the placeholder {other._format.image!r}, but the model's is "
@@ -157,7 +162,10 @@ class VisionLanguageProcessor(ProcessorMixin):
         return tuple(row.ids)
 
     def _picture(self, picture: Picture, row: Row, number: int = 0, joined: bool = False) -> None:
-        """A picture that is ``number`` pictures behind the first; ``joined`` to the one before, it has no opening."""
+        """A picture that is ``number`` pictures behind the first; ``joined`` to the one before, it has no opening.
+
+        What the experts say of it stands behind its placeholders, cut into tokens by itself.
+        """
         if not joined:
             row.template(self._pieces(self._format.before(number)))
         for piece in self.image_processor.pieces(*picture.size(), picture.tiles):
@@ -166,6 +174,10 @@ class VisionLanguageProcessor(ProcessorMixin):
                 continue
             row.flush()
             row.add([self.image_token_id] * piece)
+        if self._experts:
+            row.flush()
+            row.text = notes(self._experts, picture)
+            row.flush()
         row.template(self._pieces(self._format.after_image))
 
     def encode(self, sample: Sample, *, prompt_only: bool = False, finished: bool = True) -> Encoded:
@@ -203,7 +215,8 @@ class VisionLanguageProcessor(ProcessorMixin):
                     row.add((self.stop_token_id,), counted)
                 case Shown(picture, number, turn, joined):
                     self._picture(picture, row, number, joined)
-                    pictures.append(picture)
+                    if self.image_processor.pieces(*picture.size(), picture.tiles):
+                        pictures.append(picture)
                     if turn == opening and sample.turns[turn].role == "user":
                         trunk, trunk_pictures = len(row.ids), len(pictures)
         row.flush()
@@ -253,8 +266,11 @@ class VisionLanguageProcessor(ProcessorMixin):
         ``images`` is one picture, a list of all rows' pictures, or a list of lists, one a row.
 
         Raises:
-            UserError: placeholders and pictures differ in number (both are given), or a picture would be cut.
+            UserError: placeholders and pictures differ in number (both are given), a picture would be cut, or there
+                are experts, whose words are not to be trusted.
         """
+        if self._experts:
+            raise UserError("experts' words cannot stand in a trusted text; use apply_chat_template(tokenize=True)")
         rows = [text] if isinstance(text, str) else list(text or [])
         if not rows:
             raise UserError("the processor was called without text; a picture stands where its placeholder is")

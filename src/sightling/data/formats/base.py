@@ -269,5 +269,10 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def plain_meta(row: dict[str, Any], used: Sequence[str]) -> dict[str, Any]:
-    """What else a record says about itself in single values: to group and split by."""
-    return {key: value for key, value in row.items() if key not in used and isinstance(value, (str, int, float, bool))}
+    """What else a record says about itself in single values, to group and split by, and its lists of texts."""
+    told: dict[str, Any] = {}
+    for key, value in row.items():
+        texts = isinstance(value, (list, tuple)) and value and all(isinstance(one, str) for one in value)
+        if key not in used and (texts or isinstance(value, (str, int, float, bool))):
+            told[key] = tuple(value) if texts else value
+    return told
