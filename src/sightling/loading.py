@@ -18,6 +18,7 @@ from transformers.utils import logging
 from sightling.errors import UserError, nearest
 from sightling.foreign import layout_of, reader
 from sightling.model import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
+from sightling.model.spatial import is_spatial
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
@@ -181,6 +182,13 @@ def _check_match(folder: Path, config: VisionLanguageConfig, processor: VisionLa
         raise UserError(
             f"the tokenizer in {folder} belongs to another model: its image placeholder is token "
             f"{processor.image_token_id}, the model's is {config.image_token_id}"
+        )
+    text = config.get_text_config()
+    if processor.spatial != is_spatial(text):
+        does = "is told" if is_spatial(text) else "is not told"
+        raise UserError(
+            f"the processor in {folder} belongs to another model: a {text.model_type} {does} the row and the column of "
+            "each visual token"
         )
 
 

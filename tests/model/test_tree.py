@@ -24,6 +24,9 @@ FAMILY = {
     "mistral": {**MISTRAL, "sliding_window": 500},
     "qwen3_moe": {**LLAMA, "type": "qwen3_moe", "num_local_experts": 4, "num_experts_per_tok": 2,
                   "moe_intermediate_size": 24},
+    "qwen2_vl_text": {**LLAMA, "type": "qwen2_vl_text"},
+    "qwen2_5_vl_text": {**LLAMA, "type": "qwen2_5_vl_text"},
+    "qwen3_vl_text": {**LLAMA, "type": "qwen3_vl_text"},
 }  # fmt: skip
 
 Trees = list[list[list[int]]]

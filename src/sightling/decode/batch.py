@@ -25,6 +25,7 @@ from sightling.decode.visual import encode_pictures, in_row_order
 from sightling.errors import UserError
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import Encoded, VisionLanguageProcessor
+from sightling.model.spatial import Places, position_ids
 
 Progress = Callable[[int, int], None]
 """Called with (samples answered, samples in all) after each batch."""
@@ -146,9 +147,17 @@ class _State:
 
 
 def _feed(
-    model: VisionLanguageModel, state: _State, tokens: Sequence[Sequence[int]], features: list[Tensor], pad: int
+    model: VisionLanguageModel,
+    state: _State,
+    tokens: Sequence[Sequence[int]],
+    features: list[Tensor],
+    pad: int,
+    places: Sequence[Places | None] = (),
 ) -> Tensor:
-    """Run further tokens, left-padded to one length, behind what is cached; hidden_BD of each row's last."""
+    """Run further tokens, left-padded to one length, behind what is cached; hidden_BD of each row's last.
+
+    ``places`` are those of prompts whose tokens have any; further words are numbered behind what is there.
+    """
     length = max(len(row) for row in tokens)
     ids_BT = torch.tensor([[pad] * (length - len(row)) + list(row) for row in tokens], device=model.device)
     sizes_B = torch.tensor([len(row) for row in tokens], device=model.device)
@@ -156,6 +165,11 @@ def _feed(
     state.valid_BT = torch.cat([state.valid_BT, offset_BT >= 0], dim=1)
     positions_BT = (state.next_B[:, None] + offset_BT).clamp_min(0)
     state.next_B = state.next_B + sizes_B
+    told = [own for own in places if own is not None]
+    if told:
+        rows = [((0, 0, 0),) * (length - len(own)) + own for own in told]
+        positions_BT = position_ids(rows).to(model.device)
+        state.next_B = torch.where(sizes_B > 0, positions_BT.amax((0, 2)) + 1, state.next_B)
     output = model.decode(
         ids_BT,
         image_features_NQD=in_row_order(features),
@@ -181,12 +195,14 @@ def _prefill(model: VisionLanguageModel, batch: Sequence[_Row], features: _Featu
     state = _State(cache, empty, torch.zeros(len(firsts or batch), dtype=torch.long, device=model.device))
     if shared:
         opening = [tokens for row in firsts for tokens in features.of(row.prompt.pictures[: row.prompt.trunk_pictures])]
-        _feed(model, state, [row.prompt.input_ids[: row.prompt.trunk] for row in firsts], opening, pad)
+        places = [row.prompt.places and row.prompt.places[: row.prompt.trunk] for row in firsts]
+        _feed(model, state, [row.prompt.input_ids[: row.prompt.trunk] for row in firsts], opening, pad, places)
         state.select(torch.tensor([trunks[row.trunk] for row in batch], device=model.device))
     starts = [(row.prompt.trunk, row.prompt.trunk_pictures) if shared else (0, 0) for row in batch]
     rest = [row.prompt.input_ids[start:] for row, (start, _) in zip(batch, starts)]
     pictures = [picture for row, (_, seen) in zip(batch, starts) for picture in row.prompt.pictures[seen:]]
-    return state, _feed(model, state, rest, features.of(pictures), pad)
+    places = [row.prompt.places and row.prompt.places[start:] for row, (start, _) in zip(batch, starts)]
+    return state, _feed(model, state, rest, features.of(pictures), pad, places)
 
 
 def _answer(

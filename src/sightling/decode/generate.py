@@ -5,7 +5,7 @@ Legend: ``B`` = 1 row, ``T`` tokens, ``V`` vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from sightling.decode.stream import TextStream
 from sightling.decode.visual import in_row_order
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import Encoded, VisionLanguageProcessor
+from sightling.model.spatial import Position, position_ids
 
 
 @dataclass
@@ -113,7 +114,7 @@ def _tokens(
     whole = False
     try:
         with at_rest(model):
-            token = _next(model, cache, prompt.input_ids[held:], fresh, chooser)
+            token = _next(model, cache, prompt.input_ids[held:], prompt.positions[held:], fresh, chooser)
             whole = True
             while token not in stops:
                 trace.ids.append(token)
@@ -122,7 +123,7 @@ def _tokens(
                     trace.finish = "length" if budget == chooser.sampling.max_new_tokens else "context"
                     return
                 whole = False
-                following = _next(model, cache, (token,), [], chooser)
+                following = _next(model, cache, (token,), (prompt.end + len(trace.ids) - 1,), [], chooser)
                 marks.append(token)
                 token, whole = following, True
             trace.finish = "stop"
@@ -134,15 +135,19 @@ def _tokens(
 
 @torch.inference_mode()
 def _next(
-    model: VisionLanguageModel, cache: DynamicCache, tokens: tuple[int, ...], features: list[Tensor], chooser: Chooser
+    model: VisionLanguageModel,
+    cache: DynamicCache,
+    tokens: tuple[int, ...],
+    positions: Sequence[Position],
+    features: list[Tensor],
+    chooser: Chooser,
 ) -> int:
     """Feed tokens behind what is cached and choose the one that follows."""
-    held = cache.get_seq_length()
     ids_BT = torch.tensor([tokens], device=model.device)
     hidden_BTD = model.decode(
         ids_BT,
         image_features_NQD=in_row_order(features),
-        position_ids_BT=torch.arange(held, held + len(tokens), device=model.device)[None],
+        position_ids_BT=position_ids([positions]).to(model.device),
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state

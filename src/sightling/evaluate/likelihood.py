@@ -19,6 +19,7 @@ from sightling.errors import UserError
 from sightling.evaluate.tree import TokenTree, collate
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import VisionLanguageProcessor
+from sightling.model.spatial import Position
 
 NODES = 512
 """A tree is not made larger than this where it can be cut: attention grows with the square."""
@@ -47,6 +48,7 @@ class _Sequence:
     start: int
     shared: int
     pictures: tuple[Picture, ...]
+    positions: Sequence[Position] | None = None
 
 
 def score_choices(
@@ -125,7 +127,9 @@ def _sequences(
                 f"the question and the answer {answer[:40]!r} need {len(ids):,} tokens, visual ones included; "
                 f"the model's context is {limit:,} tokens"
             )
-        yield _Sequence(ids, len(prompt.input_ids), shared, prompt.pictures)
+        behind = range(prompt.end, prompt.end + len(ids) - len(prompt.input_ids))
+        places = None if prompt.places is None else (*prompt.places, *((number, number, number) for number in behind))
+        yield _Sequence(ids, len(prompt.input_ids), shared, prompt.pictures, places)
 
 
 def _trees(sequences: Iterable[_Sequence]) -> Iterator[TokenTree]:
@@ -146,7 +150,7 @@ def _trees(sequences: Iterable[_Sequence]) -> Iterator[TokenTree]:
                 yield from growing.values()
                 growing.clear()
             tree = growing[key] = TokenTree(sequence.pictures)
-        tree.add(sequence.ids, sequence.start, number)
+        tree.add(sequence.ids, sequence.start, number, sequence.positions)
     yield from growing.values()
 
 

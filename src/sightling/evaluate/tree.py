@@ -4,7 +4,7 @@ Legend: ``B`` rows, ``T`` nodes of a tree, ``S`` steps (a parent and the token a
 
 A packed row of training has two levels, the picture and its questions (:mod:`sightling.model.mask`); here any
 common beginning is shared: the picture, a question, the first tokens of two candidate answers. A node sees its
-ancestors and itself and its position is its depth, so each sequence gets the numbers it gets alone.
+ancestors and itself and its position is that of its sequence, so each sequence gets the numbers it gets alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sightling.data.sample import Picture
+from sightling.model.spatial import Position, position_ids
 
 ROOT = -1
 
@@ -39,7 +40,7 @@ class TokenTree:
     pictures: tuple[Picture, ...]
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
+    positions: list[Position] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -57,8 +58,11 @@ class TokenTree:
             node = found
         return 0
 
-    def add(self, ids: Sequence[int], start: int, owner: int) -> None:
-        """Add a sequence whose tokens from ``start`` (1 or more) on are scored; the last one needs no node."""
+    def add(self, ids: Sequence[int], start: int, owner: int, positions: Sequence[Position] | None = None) -> None:
+        """Add a sequence whose tokens from ``start`` (1 or more) on are scored; the last one needs no node.
+
+        ``positions`` are the tokens'; left out, they are numbered.
+        """
         node = ROOT
         nodes = []
         for place, token in enumerate(ids[:-1]):
@@ -67,7 +71,7 @@ class TokenTree:
                 found = self._children[node, token] = len(self.tokens)
                 self.tokens.append(token)
                 self.parents.append(node)
-                self.depths.append(place)
+                self.positions.append(place if positions is None else positions[place])
             node = found
             nodes.append(node)
         self.paths.append(Path(tuple(nodes[start - 1 :]), tuple(ids[start:])))
@@ -88,15 +92,18 @@ class TokenTree:
 
 
 def collate(trees: Sequence[TokenTree], pad_id: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """(input_ids_BT, position_ids_BT, additive mask_B1TT) of trees as padded rows; padding sees itself only."""
+    """(input_ids_BT, position_ids_BT, additive mask_B1TT) of trees as padded rows; padding sees itself only.
+
+    Where tokens have places, the second is places_3BT.
+    """
     width = max(len(tree) for tree in trees)
     ids_BT = torch.full((len(trees), width), pad_id)
-    positions_BT = torch.zeros(len(trees), width, dtype=torch.long)
     seen_BTT = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)
     for row, tree in enumerate(trees):
         size = len(tree)
         ids_BT[row, :size] = torch.tensor(tree.tokens)
-        positions_BT[row, :size] = torch.tensor(tree.depths)
         seen_BTT[row, :size, :size] = torch.from_numpy(tree.ancestors())
+    nowhere: Position = 0 if isinstance(trees[0].positions[0], int) else (0, 0, 0)
+    positions_BT = position_ids([[*tree.positions, *[nowhere] * (width - len(tree))] for tree in trees])
     mask_BTT = torch.zeros(seen_BTT.shape, dtype=dtype).masked_fill_(~seen_BTT, torch.finfo(dtype).min)
     return ids_BT, positions_BT, mask_BTT[:, None]

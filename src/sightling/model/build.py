@@ -15,10 +15,11 @@ from sightling.model.config import VisionLanguageConfig
 from sightling.model.experts import check_experts, make_experts
 from sightling.model.gated import GatedLayers
 from sightling.model.image_processor import VisionLanguageImageProcessor
-from sightling.model.language import language_config, load_language_model
+from sightling.model.language import language_config, load_language_config, load_language_model
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.pretrained import load_config, load_preprocessing, load_tokenizer, load_weights
 from sightling.model.processor import VisionLanguageProcessor
+from sightling.model.spatial import check_spatial, is_spatial
 from sightling.model.templates import TEMPLATES
 from sightling.model.vocabulary import add_control_tokens, fit_rows, rounded
 from sightling.parts import Part, make, validate
@@ -92,9 +93,10 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
     _pretrained(section.language_model, f"{where}.language_model")
     if "type" in section.language_model:
         text = language_config(sizes(section.language_model), f"{where}.language_model")
+        check_spatial(text, connector, tiling, options, where)
         with torch.device("meta"):
             # Whatever a connector refuses of these widths, it refuses now; nothing is allocated.
-            connector.build(text.hidden_size, text.hidden_size)
+            connector.build(text.hidden_size * len(options.layers), text.hidden_size)
             if isinstance(connector, CrossAttentionOptions):
                 GatedLayers(connector, text)
     for key in section.tokenizer:
@@ -210,7 +212,7 @@ def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> t
     if language_path:
         if "type" in section.language_model:
             claimed = language_config(sizes(section.language_model))
-            _check_claims(section.language_model, claimed, load_config(language_path), "model.language_model")
+            _check_claims(section.language_model, claimed, load_language_config(language_path), "model.language_model")
         language_model = load_language_model(language_path)
         fit_rows(language_model, known, len(tokenizer), language_path)
         text = language_model.config
@@ -222,6 +224,7 @@ def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> t
             raise UserError(f"model.language_model.vocab_size = {text.vocab_size} is less than the tokenizer's {least}")
         text.pad_token_id, text.eos_token_id = processor.pad_token_id, processor.stop_token_id
         text.bos_token_id = None
+    processor.spatial = is_spatial(text)
     config = VisionLanguageConfig(
         vision_config=vision,
         text_config=text,
@@ -248,7 +251,7 @@ def quiet_residuals(*parts: torch.nn.Module) -> None:
     Source of the method: Goyal et al. 2017 and Zhang et al. 2019 (Fixup). On the small world an encoder of
     two layers learns shapes in half the steps with it.
     """
-    ends = ("out_proj", "fc2", "o_proj", "down_proj")
+    ends = ("out_proj", "fc2", "o_proj", "down_proj", "proj", "linear_fc2")
     for part in parts:
         for name, module in part.named_modules():
             if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] in ends:
@@ -267,9 +270,9 @@ def pretrained_vision_config(path: str) -> PreTrainedConfig:
     config = getattr(config, "vision_config", config)
     if config.model_type not in TOWERS:
         raise UserError(f"{path} holds a {config.model_type!r}; {nearest(config.model_type, TOWERS)}")
-    if hasattr(config, "vision_use_head"):
-        # The pooling head is not on the way to the language model; computing it would be thrown away.
-        config.vision_use_head = False
+    for key, value in TOWERS[config.model_type].defaults().items():
+        # What is not on the way to the language model would be computed in vain.
+        setattr(config, key, value)
     return config
 
 

@@ -12,8 +12,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 from sightling.data.pictures import to_rgb
 from sightling.errors import UserError, nearest
 from sightling.model.inputs import Inputs
+from sightling.model.spatial import fields
 from sightling.parts import make
 from sightling.sight.connectors import CONNECTORS
+from sightling.sight.encoders import Grid
 from sightling.sight.preprocess import RESAMPLE, to_pixels
 from sightling.sight.tiling import TILINGS, Plan, Single
 
@@ -84,6 +86,10 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
     def count(self, width: int, height: int, tiles: int | None = None) -> int:
         """Placeholders of a picture of that size, one a visual token in the sequence; words between are not counted."""
         return sum(piece for piece in self.pieces(width, height, tiles) if isinstance(piece, int))
+
+    def fields(self, width: int, height: int, tiles: int | None = None) -> list[Grid]:
+        """(rows, columns) of each encoder input's visual tokens."""
+        return fields(self.plan(width, height, tiles), self._connector)
 
     def pixels(self, image: Image.Image, tiles: int | None = None) -> Tensor:
         """``uint8`` pixels_NCHW of one RGB picture; smaller inputs fill the upper left of their places."""

@@ -10,9 +10,12 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelF
 
 from sightling.errors import UserError, nearest
 from sightling.model.pretrained import load_config, load_weights
+from sightling.model.spatial import is_spatial, share_heads
 from sightling.sight.configs import make_config
 
-LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe")
+LANGUAGE_MODELS = (
+    "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
+)  # fmt: skip
 """What a recipe writes as ``language_model.type``; any pretrained causal language model can be loaded."""
 
 
@@ -37,8 +40,11 @@ def language_config(options: Mapping[str, Any], where: str = "model.language_mod
         rest.setdefault("num_key_value_heads", heads)
         if isinstance(width, int) and heads > 0 and hasattr(CONFIG_MAPPING[name], "head_dim"):
             rest.setdefault("head_dim", width // heads)
-    rest.setdefault("tie_word_embeddings", True)
+    tied = rest.pop("tie_word_embeddings", True)
+    if type(tied) is not bool:
+        raise UserError(f"{where}.tie_word_embeddings = {tied!r} is wrong: it must be true or false")
     config = make_config(CONFIG_MAPPING[name], rest, where)
+    config.tie_word_embeddings = tied
     if config.num_attention_heads % config.num_key_value_heads:
         raise UserError(
             f"{where}: num_attention_heads {config.num_attention_heads} is not a multiple of num_key_value_heads "
@@ -48,7 +54,23 @@ def language_config(options: Mapping[str, Any], where: str = "model.language_mod
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if head_width % 2:
         raise UserError(f"{where}: heads of width {head_width} cannot be rotated by position; it must be even")
+    if is_spatial(config):
+        share_heads(config, head_width, where)
     return config
+
+
+def load_language_config(path: str) -> PreTrainedConfig:
+    """The configuration of a pretrained causal language model; of a whole Qwen-VL its language half's.
+
+    Raises:
+        UserError: there is none.
+    """
+    config = load_config(path)
+    half = getattr(config, "text_config", None)
+    if half is None or not is_spatial(half):
+        return config
+    half.tie_word_embeddings = bool(config.tie_word_embeddings)
+    return half
 
 
 def load_language_model(path: str) -> Any:
@@ -58,7 +80,7 @@ def load_language_model(path: str) -> Any:
         UserError: no causal language model there, weights that do not fit, or one that changes its logits after
             its output head, which training at supervised positions only would leave out.
     """
-    config = load_config(path)
+    config = load_language_config(path)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{path} holds a {config.model_type!r}, which is no causal language model")
     model = load_weights(AutoModelForCausalLM, path, config)

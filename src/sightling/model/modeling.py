@@ -29,6 +29,7 @@ from sightling.model.config import VisionLanguageConfig
 from sightling.model.gated import GatedLayers
 from sightling.model.mask import tree_mask
 from sightling.model.pretrained import check_keys, readable
+from sightling.model.spatial import TellsPlaces, check_spatial
 from sightling.model.tree import NO_MASK, Layout, attending, layout_for
 from sightling.model.vision import PICTURES, SeesPictures
 from sightling.sight.connectors import CrossAttention
@@ -53,7 +54,7 @@ class VisionLanguageOutput(ModelOutput):
     image_features: Tensor | Sequence[Tensor] | None = None
 
 
-class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
+class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, GenerationMixin):
     """Encoder + connector + causal language model.
 
     Args:
@@ -80,6 +81,8 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
         language_model: PreTrainedModel | None = None,
     ) -> None:
         super().__init__(config)
+        connector = config.connector_options()
+        check_spatial(config.text_config, connector, config.tiling_scheme(), config.encoder_options(), "model")
         self.loss_type = "ForCausalLM"
         for loaded in (tower, language_model):
             # What is loaded keeps its weights when the new parts draw theirs.
@@ -88,7 +91,7 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
         self.encoder = Encoder(config.vision_config, config.encoder_options(), tower)
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
         width = self.language_model.get_input_embeddings().embedding_dim
-        self.connector = config.connector_options().build(self.encoder.width, width)
+        self.connector = connector.build(self.encoder.width, width)
         self.tiling = config.tiling_scheme()
         if isinstance(self.connector, CrossAttention):
             gated = GatedLayers(self.connector.options, self.language_model.config)
@@ -155,7 +158,9 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
             "use_cache": use_cache, **kwargs,
         }  # fmt: skip
         if self.gated is None:
-            return self.get_decoder()(inputs_embeds=self.embed(input_ids_BT, image_features_NQD), **told)
+            embeddings_BTD = self.embed(input_ids_BT, image_features_NQD)
+            told |= self.deepstack(input_ids_BT, image_features_NQD, embeddings_BTD.shape[-1])
+            return self.get_decoder()(inputs_embeds=embeddings_BTD, **told)
         embeddings_BTD = self.get_input_embeddings()(input_ids_BT)
         here_BT = input_ids_BT == self.config.image_token_id
         return self.gated.decode(
@@ -297,6 +302,8 @@ class VisionLanguageModel(SeesPictures, PreTrainedModel, GenerationMixin):
         counted = passed.pop("num_items_in_batch", None)
         if image_features is None and pixel_values is not None:
             image_features = self.get_image_features(pixel_values, image_sizes)
+        if position_ids is None:
+            position_ids = self.places(input_ids, attention_mask, image_sizes, past_key_values)
         output = self.decode(
             input_ids,
             image_features_NQD=image_features,

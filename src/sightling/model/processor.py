@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
@@ -24,6 +25,7 @@ from sightling.model.image_processor import VisionLanguageImageProcessor
 from sightling.model.inputs import Inputs
 from sightling.model.messages import sample_of
 from sightling.model.row import Row
+from sightling.model.spatial import Places, Position, places
 from sightling.model.templates import TEMPLATES, Template
 from sightling.model.templates.script import Answer, Said, Shown, Stop, Words, script
 from sightling.model.tokenizer import PlainText
@@ -40,6 +42,8 @@ class Encoded:
         trunk: how many leading tokens, up to the end of the last picture of the first user turn,
             other samples about the same pictures would share; 0 when no picture opens the sample.
         trunk_pictures: how many of the pictures stand in the trunk.
+        places: for a language model that is told them (:mod:`sightling.model.spatial`), each token's place in time,
+            by row and by column; None for one that numbers its tokens itself.
     """
 
     input_ids: tuple[int, ...]
@@ -47,6 +51,17 @@ class Encoded:
     pictures: tuple[Picture, ...]
     trunk: int
     trunk_pictures: int = 0
+    places: Places | None = None
+
+    @property
+    def positions(self) -> Sequence[Position]:
+        """The position of each token: its number, or its place."""
+        return range(len(self.input_ids)) if self.places is None else self.places
+
+    @property
+    def end(self) -> int:
+        """The position of a word that would follow: behind the largest number."""
+        return len(self.input_ids) if self.places is None else 1 + max(max(place) for place in self.places)
 
 
 class VisionLanguageProcessor(ProcessorMixin):
@@ -58,6 +73,7 @@ class VisionLanguageProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerFast,
         chat_template: str | None = None,
         template: str = "chatml",
+        spatial: bool = False,
         experts: Sequence[Mapping[str, Any]] = (),
         **kwargs: Any,
     ) -> None:
@@ -65,6 +81,7 @@ class VisionLanguageProcessor(ProcessorMixin):
         # A pretrained tokenizer's own chat template may be another format; what is trained is this one.
         super().__init__(image_processor, tokenizer, chat_template=chat_template or self._format.jinja())
         self.template = template
+        self.spatial = spatial
         self.experts = [dict(one) for one in experts]
         self._experts = make_experts(self.experts, "experts")
         self._plain = PlainText(tokenizer)
@@ -132,7 +149,7 @@ class VisionLanguageProcessor(ProcessorMixin):
             UserError: an unknown template, one whose control tokens the tokenizer lacks, or another placeholder.
         """
         parts = self.image_processor, self.tokenizer
-        other = VisionLanguageProcessor(*parts, template=template, experts=self.experts)
+        other = VisionLanguageProcessor(*parts, template=template, spatial=self.spatial, experts=self.experts)
         if other.image_token_id != self.image_token_id:
             raise UserError(
                 f"the chat template {template!r} has the placeholder {other._format.image!r}, but the model's is "
@@ -220,7 +237,14 @@ class VisionLanguageProcessor(ProcessorMixin):
                     if turn == opening and sample.turns[turn].role == "user":
                         trunk, trunk_pictures = len(row.ids), len(pictures)
         row.flush()
-        return Encoded(tuple(row.ids), tuple(row.labels), tuple(pictures), trunk, trunk_pictures)
+        places = self._places(row.ids, pictures) if self.spatial else None
+        return Encoded(tuple(row.ids), tuple(row.labels), tuple(pictures), trunk, trunk_pictures, places)
+
+    def _places(self, ids: Sequence[int], pictures: Sequence[Picture]) -> Places:
+        """The place of each token in time, by row and by column."""
+        shown = [self.image_processor.fields(*picture.size(), picture.tiles) for picture in pictures]
+        here_T = torch.tensor(ids) == self.image_token_id
+        return tuple(map(tuple, places(here_T, [field for one in shown for field in one]).T.tolist()))
 
     def reply(self, answer: str) -> tuple[int, ...]:
         """What the model is to write behind a prompt to say ``answer``: its words and the stop token."""

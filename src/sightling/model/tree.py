@@ -33,7 +33,9 @@ from sightling.model.mask import TRUNK
 NAME = "sightling_tree"
 """The attention implementation's name among those of transformers."""
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "qwen3_moe"})
+FAMILIES = frozenset(
+    {"llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text"}
+)
 """Language models whose attention is softmax(scaling q k) v, and whose decoder passes the layout on to it."""
 
 NO_MASK = torch.empty(0, 0, 0, 0)

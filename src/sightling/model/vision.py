@@ -130,6 +130,9 @@ class SeesPictures:
         if not isinstance(image_features_NQD, Tensor):
             image_features_NQD = torch.cat(list(image_features_NQD))
         features_D = image_features_NQD.reshape(-1, image_features_NQD.shape[-1])
+        if self.connector.added:
+            # What lies behind is added by the language model's first layers.
+            features_D = features_D[:, : embeddings_BTD.shape[-1]]
         if features_D.shape[0] != placeholders:
             raise ValueError(f"{placeholders} image placeholders in the text, but {features_D.shape[0]} visual tokens")
         return embeddings_BTD.masked_scatter(here_BT[..., None], features_D.to(embeddings_BTD.dtype))

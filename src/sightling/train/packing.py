@@ -21,6 +21,7 @@ from sightling.errors import UserError
 from sightling.model.mask import TRUNK
 from sightling.model.modeling import IGNORED
 from sightling.model.processor import Encoded
+from sightling.model.spatial import Position, position_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Document:
 
     input_ids: list[int]
     labels: list[int]
-    positions: list[int]
+    positions: list[Position]
     branches: list[int]
     pictures: tuple[Picture, ...]
     samples: int
@@ -57,11 +58,11 @@ def document(group: Sequence[Encoded]) -> Document:
     if len(group) == 1:
         length = len(first.input_ids)
         return Document(
-            list(first.input_ids), list(first.labels), list(range(length)), [TRUNK] * length, first.pictures, 1
+            list(first.input_ids), list(first.labels), list(first.positions), [TRUNK] * length, first.pictures, 1
         )
     trunk = first.input_ids[: first.trunk]
     ids, labels = list(trunk), [IGNORED] * len(trunk)
-    positions, branches = list(range(len(trunk))), [TRUNK] * len(trunk)
+    positions, branches = list(first.positions[: first.trunk]), [TRUNK] * len(trunk)
     for number, encoded in enumerate(group, start=1):
         same = encoded.input_ids[: encoded.trunk] == trunk
         same = same and [id(p) for p in encoded.pictures] == [id(p) for p in first.pictures]
@@ -77,7 +78,7 @@ def document(group: Sequence[Encoded]) -> Document:
         own = encoded.input_ids[encoded.trunk :]
         ids += own
         labels += encoded.labels[encoded.trunk :]
-        positions += range(len(trunk), len(trunk) + len(own))
+        positions += encoded.positions[encoded.trunk :]
         branches += [number] * len(own)
     return Document(ids, labels, positions, branches, first.pictures, len(group))
 
@@ -104,13 +105,17 @@ def fill_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def collate_rows(documents: Sequence[Document], rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
-    """Padded tensors_BT of packed rows: input_ids, labels, position_ids, document_ids (-1 on padding), branch_ids."""
+    """Padded tensors_BT of packed rows: input_ids, labels, position_ids, document_ids (-1 on padding), branch_ids.
+
+    Where tokens have places (:mod:`sightling.model.spatial`), position_ids are places_3BT.
+    """
     width = max(sum(len(documents[index]) for index in row) for row in rows)
     shape = (len(rows), width)
+    spatial = any(isinstance(part.positions[0], tuple) for part in documents if part.positions)
     batch = {
         "input_ids": torch.full(shape, pad_id),
         "labels": torch.full(shape, IGNORED),
-        "position_ids": torch.zeros(shape, dtype=torch.long),
+        "position_ids": torch.zeros((3, *shape) if spatial else shape, dtype=torch.long),
         "document_ids": torch.full(shape, -1),
         "branch_ids": torch.zeros(shape, dtype=torch.long),
     }
@@ -121,7 +126,7 @@ def collate_rows(documents: Sequence[Document], rows: Sequence[Sequence[int]], p
             here = slice(start, start + len(part))
             batch["input_ids"][row, here] = torch.tensor(part.input_ids)
             batch["labels"][row, here] = torch.tensor(part.labels)
-            batch["position_ids"][row, here] = torch.tensor(part.positions)
+            batch["position_ids"][..., row, here] = position_ids([part.positions])[..., 0, :]
             batch["document_ids"][row, here] = number
             batch["branch_ids"][row, here] = torch.tensor(part.branches)
             start += len(part)

@@ -31,6 +31,18 @@ class ConnectorOptions(Part, ABC):
         """Whether a picture's tokens stand beside the text: in it, one placeholder says where the picture belongs."""
         return False
 
+    @property
+    def added(self) -> int:
+        """Behind how many of the language model's first layers something is added to a picture's tokens.
+
+        Tokens are then so many times wider: what stands in the text, and what is added behind each of those layers.
+        """
+        return 0
+
+    def field(self, rows: int, columns: int) -> Grid | None:
+        """(rows, columns) of the tokens that a grid of features makes, row by row; None where they have no places."""
+        return None
+
     @abstractmethod
     def tokens(self, rows: int, columns: int, extra: int = 0) -> int:
         """Visual tokens for a grid of features; ``extra`` features (a kept CLS token) come before it.
@@ -57,9 +69,11 @@ class Connector(nn.Module, ABC):
 
     Attributes:
         pads: whether ``forward`` also takes one grid for each input, and looks at no padding.
+        added: see :attr:`ConnectorOptions.added`.
     """
 
     pads: ClassVar[bool] = False
+    added: int = 0
 
     @abstractmethod
     def forward(self, features_NPD: Tensor, grid: Grid) -> Tensor:

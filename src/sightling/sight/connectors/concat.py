@@ -36,6 +36,10 @@ class ConcatOptions(ConnectorOptions):
         refuse_cls("concat", extra)
         return rows * columns // self.count
 
+    def field(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows are shorter."""
+        return rows, columns // self.count
+
     def build(self, in_width: int, out_width: int) -> Concat:
         """See :class:`Concat`."""
         return Concat(in_width, out_width, self)

@@ -18,6 +18,10 @@ class LinearOptions(ConnectorOptions):
         """As many as there are features."""
         return rows * columns + extra
 
+    def field(self, rows: int, columns: int) -> tuple[int, int]:
+        """The features' own."""
+        return rows, columns
+
     def build(self, in_width: int, out_width: int) -> Linear:
         """See :class:`Linear`."""
         return Linear(in_width, out_width, self)

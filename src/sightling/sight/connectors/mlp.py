@@ -28,6 +28,10 @@ class MLPOptions(ConnectorOptions):
         """As many as there are features."""
         return rows * columns + extra
 
+    def field(self, rows: int, columns: int) -> tuple[int, int]:
+        """The features' own."""
+        return rows, columns
+
     def build(self, in_width: int, out_width: int) -> MLP:
         """See :class:`MLP`.
 

@@ -32,6 +32,10 @@ class PixelShuffleOptions(ConnectorOptions):
         """
         return squares("pixel_shuffle", rows, columns, extra, self.factor)
 
+    def field(self, rows: int, columns: int) -> tuple[int, int] | None:
+        """Squares of the grid; version v1 lays them down by columns."""
+        return (rows // self.factor, columns // self.factor) if self.version == "v2" else None
+
     def build(self, in_width: int, out_width: int) -> PixelShuffle:
         """See :class:`PixelShuffle`."""
         return PixelShuffle(in_width, out_width, self)
