@@ -14,7 +14,7 @@ from sightling.model.spatial import is_spatial, share_heads
 from sightling.sight.configs import make_config
 
 LANGUAGE_MODELS = (
-    "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
+    "llama", "mistral", "opt", "qwen2", "qwen3", "qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
 )  # fmt: skip
 """What a recipe writes as ``language_model.type``; any pretrained causal language model can be loaded."""
 
@@ -33,11 +33,17 @@ def language_config(options: Mapping[str, Any], where: str = "model.language_mod
     if name not in LANGUAGE_MODELS:
         raise UserError(f"{where}.type: there is no language model {name!r}; {nearest(name, LANGUAGE_MODELS)}")
     width, heads = rest.get("hidden_size"), rest.get("num_attention_heads")
+    shares = hasattr(CONFIG_MAPPING[name], "num_key_value_heads")
     if isinstance(width, int):
         heads = rest.setdefault("num_attention_heads", max(1, width // 64))
-        rest.setdefault("intermediate_size", -(-width * 8 // 3 // 64) * 64)
+        if name == "opt":
+            # Its feed-forward has no gate and is four times as wide.
+            rest.setdefault("ffn_dim", 4 * width)
+        else:
+            rest.setdefault("intermediate_size", -(-width * 8 // 3 // 64) * 64)
     if isinstance(heads, int):
-        rest.setdefault("num_key_value_heads", heads)
+        if shares:
+            rest.setdefault("num_key_value_heads", heads)
         if isinstance(width, int) and heads > 0 and hasattr(CONFIG_MAPPING[name], "head_dim"):
             rest.setdefault("head_dim", width // heads)
     tied = rest.pop("tie_word_embeddings", True)
@@ -45,14 +51,14 @@ def language_config(options: Mapping[str, Any], where: str = "model.language_mod
         raise UserError(f"{where}.tie_word_embeddings = {tied!r} is wrong: it must be true or false")
     config = make_config(CONFIG_MAPPING[name], rest, where)
     config.tie_word_embeddings = tied
-    if config.num_attention_heads % config.num_key_value_heads:
+    if shares and config.num_attention_heads % config.num_key_value_heads:
         raise UserError(
             f"{where}: num_attention_heads {config.num_attention_heads} is not a multiple of num_key_value_heads "
             f"{config.num_key_value_heads}"
         )
     # Qwen2's heads always share the hidden size; it has no key for their width.
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if head_width % 2:
+    if name != "opt" and head_width % 2:
         raise UserError(f"{where}: heads of width {head_width} cannot be rotated by position; it must be even")
     if is_spatial(config):
         share_heads(config, head_width, where)

@@ -17,6 +17,26 @@ from sightling.errors import UserError
 from sightling.sight.encoders.registry import register
 from sightling.sight.encoders.tower import Tower
 
+PREFIX = {r"^vision_model\.": ""}
+"""How whole models call a tower's weights; transformers knows no prefix of theirs."""
+
+
+class _OfWhole:
+    """A tower that can be read from a whole model, too."""
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own, with the names that whole models use."""
+        return super().from_pretrained(path, *args, **{"key_mapping": PREFIX, **kwargs})  # type: ignore[misc]
+
+
+class EvaTower(_OfWhole, Blip2VisionModel):
+    """BLIP-2's."""
+
+
+class EvaInstructTower(_OfWhole, InstructBlipVisionModel):
+    """InstructBLIP's."""
+
 
 @register("eva", "blip_2_vision_model")
 class Eva(Tower):
@@ -25,7 +45,7 @@ class Eva(Tower):
     Its layers take no mask, so inputs of several grids run one grid after another.
     """
 
-    config_class, model_class, statistics, mixes = Blip2VisionConfig, Blip2VisionModel, "clip", False
+    config_class, model_class, statistics, mixes = Blip2VisionConfig, EvaTower, "clip", False
 
     stems = True
 
@@ -66,4 +86,4 @@ class Eva(Tower):
 class EvaInstruct(Eva):
     """The same under the name that InstructBLIP's checkpoints give it."""
 
-    config_class, model_class = InstructBlipVisionConfig, InstructBlipVisionModel
+    config_class, model_class = InstructBlipVisionConfig, EvaInstructTower
