@@ -128,6 +128,16 @@ def test_the_lines_are_drawn_where_the_plan_says(scheme: Tiling, size: tuple[int
             assert pixels[place] in LINES, (place, pixels[place])
 
 
+def test_a_square_that_a_picture_is_filled_up_to_is_drawn() -> None:
+    plan = Anyres(ground=(9, 99, 9)).plan(90, 30, 64, 8, 1)
+    drawn = draw_plan(Image.new("RGB", (90, 30), (255, 255, 255)), plan, [65], "title", [])
+    x, y = drawn.origin
+    middle = x + round(32 * drawn.scale)
+    places = [drawn.image.getpixel((middle, y + round(row * drawn.scale))) for row in (16, 32, 48)]
+    assert places == [(9, 99, 9), (255, 255, 255), (9, 99, 9)]
+    assert shown(plan[0]) == ((0, -30, 90, 60), (64, 64))
+
+
 def test_a_drawing_of_another_plan_is_refused() -> None:
     plan = Dynamic().plan(90, 30, 16)
     with pytest.raises(ValueError, match="not of"):

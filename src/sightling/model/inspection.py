@@ -226,7 +226,8 @@ def _places(plan: Plan) -> Iterator[str]:
 def shown(tile: Placement) -> tuple[Region | None, Size]:
     """(left, top, right, bottom) in the picture's pixels of what a tile shows, and its size on the tile.
 
-    A tile that shows filling only has no region and the size (0, 0).
+    A tile that shows filling only has no region and the size (0, 0). A region reaches beyond the picture where that was
+    filled before it was scaled.
     """
     (x, y), (width, height) = tile.offset, tile.scaled
     left, top = max(0, -x), max(0, -y)

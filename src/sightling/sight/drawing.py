@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from sightling.errors import UserError
-from sightling.sight.preprocess import RESAMPLE
+from sightling.sight.preprocess import RESAMPLE, cut
 from sightling.sight.tiling import Placement, Plan
 from sightling.sight.tiling.base import Size
 
@@ -183,7 +183,7 @@ def _seen(picture: Image.Image, tile: Placement, fill: tuple[int, int, int], sca
     drawn = (max(1, round(tile.scaled[0] * factor)), max(1, round(tile.scaled[1] * factor)))
     canvas = tile.canvas if factor == 1 else size
     sheet = Image.new("RGB", canvas, fill)
-    part = picture.resize(drawn, RESAMPLE["bicubic"], box=tile.crop)
+    part = cut(picture, tile.crop, fill).resize(drawn, RESAMPLE["bicubic"])
     sheet.paste(part, (round(tile.offset[0] * factor), round(tile.offset[1] * factor)))
     return sheet if sheet.size == size else sheet.resize(size, Image.Resampling.NEAREST)
 
@@ -193,7 +193,8 @@ def _original(picture: Image.Image, plan: Plan) -> Image.Image:
     scale = min(MOST_BESIDE[0] / picture.width, MOST_BESIDE[1] / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     small = picture.resize(size, RESAMPLE["bicubic"] if scale < 1 else Image.Resampling.NEAREST)
-    crop = plan.cells[0].crop
+    left, top, right, bottom = plan.cells[0].crop
+    crop = (max(0, left), max(0, top), min(picture.width, right), min(picture.height, bottom))
     if crop != (0, 0, *picture.size):
         left, top, right, bottom = (round(edge * scale) for edge in crop)
         kept = small.crop((left, top, right, bottom))

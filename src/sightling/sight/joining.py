@@ -33,6 +33,8 @@ def join(plan: Plan, tiles: Sequence[Tensor], row_end_D: Tensor | None) -> Tenso
         return torch.cat(list(tiles))
     if row_end_D is None:
         raise ValueError("a field of tokens was asked for, but there is no token to end its rows")
+    if len(tiles) == 1:
+        return torch.cat([tiles[0], row_end_D.to(tiles[0].dtype)[None]])
     return torch.cat([tiles[0], _field(plan, tiles[1:], row_end_D)])
 
 

@@ -14,14 +14,27 @@ from PIL import Image
 from torch import Tensor
 
 from sightling.sight.tiling import Placement, Plan
+from sightling.sight.tiling.base import GREY, Box
 
 RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def scale(image: Image.Image, placement: Placement, resample: str) -> Image.Image:
+def cut(image: Image.Image, box: Box, fill: tuple[int, int, int] = GREY) -> Image.Image:
+    """A part (left, top, right, bottom) of an RGB picture; what lies beyond the picture is filled."""
+    if box == (0, 0, *image.size):
+        return image
+    if min(box[:2]) >= 0 and box[2] <= image.width and box[3] <= image.height:
+        return image.crop(box)
+    canvas = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), fill)
+    canvas.paste(image, (-box[0], -box[1]))
+    return canvas
+
+
+def scale(
+    image: Image.Image, placement: Placement, resample: str, fill: tuple[int, int, int] = GREY
+) -> Image.Image:
     """The placement's part of an RGB picture in the size it is shown in."""
-    whole = (0, 0, *image.size)
-    part = image if placement.crop == whole else image.crop(placement.crop)
+    part = cut(image, placement.crop, fill)
     return part if part.size == placement.scaled else part.resize(placement.scaled, RESAMPLE[resample])
 
 
@@ -50,10 +63,11 @@ def to_pixels(
     shown: dict[tuple[tuple[int, ...], tuple[int, ...]], Image.Image] = {}
     width, height = (max(tile.canvas[axis] for tile in plan) for axis in (0, 1))
     pixels_NHWC = np.zeros((len(plan), height, width, 3), dtype=np.uint8)
+    colour = plan.fill if fill is None else fill
     for number, tile in enumerate(plan):
         key = (tile.crop, tile.scaled)
         if key not in shown:
-            shown[key] = scale(image, tile, resample)
-        laid = lay(shown[key], tile, plan.fill if fill is None else fill)
+            shown[key] = scale(image, tile, resample, colour)
+        laid = lay(shown[key], tile, colour)
         pixels_NHWC[number, : tile.canvas[1], : tile.canvas[0]] = np.asarray(laid)
     return torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).contiguous()

@@ -158,6 +158,18 @@ def test_anyres_cuts_llavas_pixels(size: tuple[int, int], unpad: bool) -> None:
     assert torch.equal(to_pixels(image, Anyres(unpad=unpad).plan(*size, side, 14)), told)
 
 
+@pytest.mark.parametrize("size", PICTURES)
+def test_a_budget_of_one_tile_fills_a_square_as_llava_onevision_does(size: tuple[int, int]) -> None:
+    image, side = noise(*size, seed=5), 28
+    theirs = LlavaOnevisionImageProcessorPil(size={"height": side, "width": side}, do_rescale=False, do_normalize=False)
+    told = torch.as_tensor(theirs([[image, image]])["pixel_values"][1])
+    ground = tuple(int(level * 255) for level in theirs.image_mean)
+    plan = Anyres(shapes=6, limit=9, ground=ground).plan(*size, side, 14, 1)
+    assert torch.equal(to_pixels(image, plan), told)
+    # One learned token ends the only row, as in their models; without unpad there is none.
+    assert plan.count(whole) == 5 and Anyres(unpad=False).plan(*size, side, 14, 1).count(whole) == 4
+
+
 @pytest.mark.parametrize("size", [(700, 500), (330, 900), (64, 64), (1000, 105)])
 @pytest.mark.parametrize("merge", [1, 4])
 def test_adaptive_cuts_minicpm_vs_pixels(size: tuple[int, int], merge: int) -> None:

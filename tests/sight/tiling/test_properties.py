@@ -277,6 +277,14 @@ def test_a_budget_is_kept_and_a_large_one_changes_nothing(size: tuple[int, int],
     assert scheme.plan(*size, 56, 14, 500) == scheme.plan(*size, 56, 14)
 
 
+def test_a_giant_is_scaled_before_it_is_filled_up_to_a_square() -> None:
+    scheme = Anyres(ground=(1, 2, 3))
+    (tile,) = scheme.plan(20_000, 100, 56, 14, 1)
+    assert (tile.crop, tile.scaled, tile.offset) == ((0, 0, 20_000, 100), (56, 1), (0, 27))
+    (tile,) = scheme.plan(8192, 100, 56, 14, 1)
+    assert (tile.crop, tile.scaled, tile.offset) == ((0, -4046, 8192, 4146), (56, 56), (0, 0))
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_budget_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"^a budget of 0 tiles is too few; a picture needs at least 1$"):

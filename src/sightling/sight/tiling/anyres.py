@@ -14,19 +14,20 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from sightling.errors import UserError
-from sightling.sight.tiling.base import TILINGS, Grid, Placement, Plan, Size, Tiling, windows_of
-from sightling.sight.tiling.single import Single
+from sightling.sight.tiling.base import GREY, TILINGS, Grid, Placement, Plan, Size, Tiling, windows_of
 
 BLACK = (0, 0, 0)
 
 Side = Annotated[int, Field(ge=1, le=64)]
+Level = Annotated[int, Field(ge=0, le=255)]
 
 
 @dataclass(frozen=True, slots=True)
 class Unpadded(Plan):
     """A plan whose grid's tokens are put together into one field before they enter the sequence.
 
-    ``limit`` is the greatest field, counted in tiles.
+    ``limit`` is the greatest field, counted in tiles. Where the overview stands alone, the field is one empty row,
+    which is ended like any other.
     """
 
     limit: int | None = None
@@ -36,6 +37,8 @@ class Unpadded(Plan):
 
         ``tile`` is (rows, columns) of one tile's tokens. A picture that is too thin keeps no row or column.
         """
+        if len(self.tiles) == 1:
+            return 0, 1, 0, 0
         rows, columns = tile[0] * self.grid[0], tile[1] * self.grid[1]
         width, height = self.picture
         # Rounded to 7 digits before it is cut off: noise of the division must not take a row away.
@@ -81,6 +84,10 @@ class Anyres(Tiling):
     With ``unpad`` the tiles' tokens form one field, those on the bars are dropped and a learned token ends each
     row; ``limit`` shrinks a field of more tokens than so many tiles (LLaVA-OneVision: shapes 6, limit 9).
     Without it one tile's tokens follow another's.
+
+    A budget that is too small for any shape leaves the overview alone, behind which ``unpad`` puts one end of a row.
+    It is stretched to the square; with ``ground``, a colour, the picture is filled up to a square around it first
+    (LLaVA-OneVision, where a prompt holds several pictures).
     """
 
     shapes: Annotated[int, Field(ge=1, le=16)] | tuple[tuple[Side, Side], ...] = (
@@ -88,6 +95,7 @@ class Anyres(Tiling):
     )  # fmt: skip
     unpad: bool = True
     limit: int | None = Field(default=None, ge=1)
+    ground: tuple[Level, Level, Level] | None = None
 
     @model_validator(mode="after")
     def _sensible(self) -> Anyres:
@@ -136,7 +144,37 @@ class Anyres(Tiling):
         few = tuple(shape for shape in listed if shape[0] * shape[1] <= tiles)
         if len(few) == len(listed):
             return self
-        return self.model_copy(update={"shapes": few}) if few and tiles > 1 else Single()
+        if few and tiles > 1:
+            return self.model_copy(update={"shapes": few})
+        return Alone(unpad=self.unpad, ground=self.ground)
+
+
+LARGEST = 8192
+"""A longer side than this is scaled before it is filled: the square around it would be a giant."""
+
+
+class Alone(Tiling):
+    """What is left of ``anyres`` where no shape fits a picture's budget: the overview."""
+
+    unpad: bool
+    ground: tuple[int, int, int] | None
+
+    def arrange(self, width: int, height: int, image_size: int, patch_size: int) -> Plan:
+        """One tile; with ``unpad`` its row is ended."""
+        picture, square = (width, height), (image_size, image_size)
+        tile = Placement((0, 0, width, height), square, (0, 0), square)
+        if self.ground is not None:
+            longest = max(picture)
+            left, top = (longest - width) // 2, (longest - height) // 2
+            tile = Placement((-left, -top, longest - left, longest - top), square, (0, 0), square)
+            if longest > LARGEST:
+                scaled = (max(1, width * image_size // longest), max(1, height * image_size // longest))
+                offset = ((image_size - scaled[0]) // 2, (image_size - scaled[1]) // 2)
+                tile = Placement((0, 0, width, height), scaled, offset, square)
+        if self.unpad:
+            return Unpadded((tile,), picture, square, (1, 1), patch_size, 0, self.ground or GREY)
+        return Plan((tile,), picture, square, (1, 1), patch_size, 0, self.ground or GREY)
+
 
 def _within(picture: Size, canvas: Size) -> Size:
     """The picture's size where it fills one direction of the canvas; the other side is rounded up."""

@@ -28,6 +28,7 @@ class Placement:
 
     ``crop`` (left, top, right, bottom), in the picture's pixels, is scaled to ``scaled`` (width, height)
     and pasted at ``offset`` on a canvas of ``canvas`` (width, height); what it does not cover is filled.
+    A crop that reaches beyond the picture is filled there before it is scaled.
     A negative offset makes the canvas a window onto a scaled picture larger than itself: tiles of one
     picture are cut after it was scaled, so that nothing is blurred at their seams.
     """
