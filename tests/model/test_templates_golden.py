@@ -57,6 +57,9 @@ PROMPTS = {
         f"<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n{IMG}\nred?<|im_end|>"
         "<|im_start|>assistant\n"
     ),
+    "llava-next-qwen-hf": f"<|im_start|>user\n{IMG}\nred?<|im_end|>\n<|im_start|>assistant\n",
+    "llava-next-chatml-hf": f"<|im_start|>user\n{IMG}\nred?<|im_end|><|im_start|>assistant\n",
+    "llava-onevision-hf": f"<|im_start|>user {IMG}\nred?<|im_end|><|im_start|>assistant\n",
     "blip-2": f"{IMG}</s>Question: red? Answer:",
     "blip-2-caption": f"{IMG}</s>",
     "minigpt-4": f"{GIVE}Human: <Img>{IMG}</Img> red?###Assistant:",
@@ -108,6 +111,17 @@ TALKS = {
     "llava-next-chatml": (
         f"<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n{IMG}\nred?<|im_end|><|im_start|>"
         f"assistant\nno<|im_end|><|im_start|>user\n{IMG}\nblue?<|im_end|><|im_start|>assistant\nyes<|im_end|>"
+    ),
+    "llava-next-qwen-hf": (
+        f"<|im_start|>user\n{IMG}\nred?{IM}assistant\nno{IM}user\n{IMG}\nblue?{IM}assistant\nyes<|im_end|>"
+    ),
+    "llava-next-chatml-hf": (
+        f"<|im_start|>user\n{IMG}\nred?<|im_end|><|im_start|>assistant\nno<|im_end|><|im_start|>user\n{IMG}\nblue?"
+        "<|im_end|><|im_start|>assistant\nyes<|im_end|>"
+    ),
+    "llava-onevision-hf": (
+        f"<|im_start|>user {IMG}\nred?<|im_end|><|im_start|>assistant\nno<|im_end|><|im_start|>user {IMG}\nblue?"
+        "<|im_end|><|im_start|>assistant\nyes<|im_end|>"
     ),
     "blip-2": f"{IMG}</s>Question: red? Answer: no. {IMG}Question: blue? Answer: yes\n",
     "blip-2-caption": f"{IMG}</s>no\n{IMG}yes\n",
@@ -194,6 +208,13 @@ SYSTEMS = {
     "llava-next-qwen": f"<|im_start|>system\nBe brief.{IM}user\nred?{IM}assistant\n",
     "llava-next-chatml": (
         "<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\nred?<|im_end|><|im_start|>assistant\n"
+    ),
+    "llava-next-qwen-hf": f"<|im_start|>system\nBe brief.{IM}user\nred?{IM}assistant\n",
+    "llava-next-chatml-hf": (
+        "<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\nred?<|im_end|><|im_start|>assistant\n"
+    ),
+    "llava-onevision-hf": (
+        "<|im_start|>system \nBe brief.<|im_end|><|im_start|>user \nred?<|im_end|><|im_start|>assistant\n"
     ),
     "minigpt-4": "<s>Be brief.###Human: red?###Assistant:",
     "minigpt-v2": "Be brief.<s>[INST] red? [/INST]",

@@ -105,7 +105,28 @@ QWEN = register(
     )
 )
 
+# transformers' chat templates say nothing before the first turn, here and below.
+register(replace(QWEN, name="llava-next-qwen-hf", system=None))
+
 # Yi-34B's: no line break between turns.
-register(
+CHATML = register(
     replace(QWEN, name="llava-next-chatml", system="Answer the questions.", closes=roles(STOP))
+)
+
+register(replace(CHATML, name="llava-next-chatml-hf", system=None))
+
+# The chat template of LLaVA-OneVision's files at transformers: the line break belongs to the words, and a blank stands
+# where the original has one. That it writes a blank behind the assistant's name, too, where an answer is given but
+# not where one is asked for, is not followed: what an answer stands behind is always what it was asked with.
+register(
+    replace(
+        QWEN,
+        name="llava-onevision-hf",
+        system=None,
+        opens={**roles(START + "{role} "), "assistant": START + "assistant\n"},
+        closes=roles(STOP),
+        leads={"system": "\n"},
+        asks="\n",
+        after_picture="",
+    )
 )
