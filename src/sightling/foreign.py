@@ -13,6 +13,8 @@ from typing import Any
 
 LAYOUTS: dict[str, str] = {
     "llava": "llava",
+    "llava_next": "llava_next",
+    "llava_onevision": "llava_onevision",
 }
 """transformers' ``model_type`` of a checkpoint, and the file of ``sightling.interop`` that knows its layout."""
 

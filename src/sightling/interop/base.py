@@ -30,7 +30,10 @@ from sightling.registry import Registry
 
 CONFIG = "config.json"
 
-SPOKEN = ("preprocessor_config.json", "processor_config.json", "generation_config.json", "chat_template.json")
+SPOKEN = (
+    "preprocessor_config.json", "processor_config.json", "generation_config.json", "chat_template.json",
+    "video_preprocessor_config.json",
+)  # fmt: skip
 """What else a checkpoint's folder says, as JSON; kept and written back."""
 
 TEXTS = ("chat_template.jinja",)

@@ -25,9 +25,18 @@ from sightling.sight.connectors.mlp import MLPOptions
 
 
 class Llava(Layout):
-    """Classic keys (``language_model.model.*``), or the newer ones (``model.language_model.*``)."""
+    """Classic keys (``language_model.model.*``), or the newer ones (``model.language_model.*``).
+
+    Its descendants, LLaVA-NeXT and LLaVA-OneVision, differ in their pictures and prompts.
+
+    Attributes:
+        prepares: transformers' names of its processor and of what prepares its pictures.
+        speaks: chat templates of ours that its checkpoints were trained with, the usual one first.
+    """
 
     name, config_class, architecture = "llava", LlavaConfig, "LlavaForConditionalGeneration"
+    prepares = ("LlavaProcessor", "CLIPImageProcessor")
+    speaks: tuple[str, ...] = ("llava-1.5-hf", "llava-1.5")
 
     def read_config(self, told: Any, folder: Folder) -> VisionLanguageConfig:
         """See the base class."""
@@ -40,7 +49,6 @@ class Llava(Layout):
                 f"{where}: vision_feature_select_strategy 'default' drops the first feature, but a "
                 f"{vision.model_type} has no CLS token there; 'full' would be right"
             )
-        side = tower.image_size(vision)
         prepared = folder.images
         return VisionLanguageConfig(
             vision_config=vision,
@@ -51,9 +59,17 @@ class Llava(Layout):
                 "normalise": images.normalise_of(prepared, f"{folder}/{images.FILE}"),
             },
             connector={"type": "mlp", "depth": 2, "bias": told.multimodal_projector_bias},
-            tiling=images.square_of(prepared, side, f"{folder}/{images.FILE}"),
+            tiling=self.read_tiling(told, folder, tower.image_size(vision)),
             image_token_id=told.image_token_index,
         )
+
+    def read_tiling(self, told: Any, folder: Folder, side: int) -> dict[str, Any]:
+        """Our tiling of a checkpoint whose tower's input has that side in pixels.
+
+        Raises:
+            UserError: pictures are cut in a way that ours cannot follow, by the key that says so.
+        """
+        return images.square_of(folder.images, side, f"{folder}/{images.FILE}")
 
     def write_config(self, config: VisionLanguageConfig, processor: VisionLanguageProcessor) -> dict[str, Any]:
         """See the base class."""
@@ -62,11 +78,12 @@ class Llava(Layout):
         if not isinstance(connector, MLPOptions) or connector.depth != 2 or connector.norm or connector.positions:
             raise self.refuse("connector", config.connector, "it takes an mlp of depth 2 without norm and positions")
         default = tower.before(config.vision_config) > 0 and not options.keep_cls
+        grid = processor.image_processor.image_size // processor.image_processor.patch_size
         return {
             "vision_config": sparse(config.vision_config),
             "text_config": sparse(config.text_config),
             "image_token_index": config.image_token_id,
-            "image_seq_length": processor.image_processor.count(*(2 * [processor.image_processor.image_size])),
+            "image_seq_length": connector.tokens(grid, grid, int(options.keep_cls)),
             "projector_hidden_act": "gelu",
             "multimodal_projector_bias": connector.bias,
             "vision_feature_layer": states_written(layer, config.vision_config, tower, self.name),
@@ -107,7 +124,7 @@ class Llava(Layout):
             connector=config.connector,
             resample=images.resample_of(folder.images, f"{folder}/{images.FILE}"),
         )
-        template = template_of(folder, tokenizer, ("llava-1.5-hf", "llava-1.5"))
+        template = template_of(folder, tokenizer, self.speaks)
         return VisionLanguageProcessor(pictures, tokenizer, template=template)
 
     def write_processor(
@@ -117,15 +134,15 @@ class Llava(Layout):
         encoder = encoder_written(self.name, config)
         before = encoder.tower.before(config.vision_config)
         pictures = {
-            "image_processor_type": "CLIPImageProcessor",
-            "processor_class": "LlavaProcessor",
+            "image_processor_type": self.prepares[1],
+            "processor_class": self.prepares[0],
             **images.written(processor, encoder.normalise),
-            **images.square_written(processor, self.name),
+            **self.write_tiling(config, processor),
         }
         return {
             images.FILE: pictures,
             "processor_config.json": {
-                "processor_class": "LlavaProcessor",
+                "processor_class": self.prepares[0],
                 "image_token": processor.tokenizer.convert_ids_to_tokens(config.image_token_id),
                 "patch_size": processor.image_processor.patch_size,
                 "num_additional_image_tokens": before,
@@ -134,6 +151,14 @@ class Llava(Layout):
                 ),
             },
         }
+
+    def write_tiling(self, config: VisionLanguageConfig, processor: VisionLanguageProcessor) -> dict[str, Any]:
+        """How pictures are cut, in ``preprocessor_config.json``.
+
+        Raises:
+            UserError: a tiling that the layout cannot hold.
+        """
+        return images.square_written(processor, self.name)
 
 
 LAYOUTS.register("llava")(Llava())
