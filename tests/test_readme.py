@@ -112,7 +112,7 @@ def test_the_check_itself_notices_what_does_not_exist() -> None:
         ("sightling trian x", "no command 'trian'"),
         ("sightling train x --thread 2", "No such option"),
         ("sightling data chekc x", "no command 'chekc'"),
-        ("sightling recipes x", "unexpected extra argument"),
+        ("sightling recipes x y", "unexpected extra argument"),
     ):
         with pytest.raises(Exception) as error:
             command_line(shlex.split(wrong))
