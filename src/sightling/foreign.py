@@ -12,11 +12,19 @@ from pathlib import Path
 from typing import Any
 
 LAYOUTS: dict[str, str] = {
+    "blip-2": "blip_2",
+    "internvl": "internvl",
     "llava": "llava",
     "llava_next": "llava_next",
     "llava_onevision": "llava_onevision",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "qwen2_vl": "qwen2_vl",
+    "qwen3_vl": "qwen3_vl",
 }
 """transformers' ``model_type`` of a checkpoint, and the file of ``sightling.interop`` that knows its layout."""
+
+FILE_LAYOUTS = ("minimind_v",)
+"""Layouts that are one file of weights, without a configuration; each is a file of ``sightling.interop``, too."""
 
 READING = "sightling.interop.reading"
 """Where the reader is; it stands above the model, so only its name is known here."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
@@ -36,6 +36,19 @@ def sentencepiece(*control: str, legacy: bool = True) -> PreTrainedTokenizerFast
     tokenizer = LlamaTokenizer(vocabulary, merges, legacy=legacy, add_bos_token=True)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     return tokenizer
+
+
+def byte_level(*control: str, **told: Any) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with a few merges, control tokens first; ``told`` is what transformers' class takes."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + len(control) + 40, special_tokens=list(control), initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(["user what red?", "assistant yes"] * 20, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, **told)
 
 
 def save_foreign(model: Any, folder: Path, seed: int = 0) -> Any:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_kit import asked, logits
+from foreign_kit import asked, byte_level, logits
 from minimind_formulas import logits_2024, logits_2026
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import CLIPVisionConfig, PreTrainedTokenizerFast, SiglipVisionConfig
+from transformers import CLIPVisionConfig, SiglipVisionConfig
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
@@ -42,14 +41,8 @@ def outside(folder: Path, year: int) -> tuple[Path, Path]:
     if year == 2026:
         tower = SiglipVisionModel(SiglipVisionConfig(**TOWER))
     stir(tower, 5).save_pretrained(folder / "tower")
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=VOCAB - 10, special_tokens=CONTROL[year], initial_alphabet=alphabet)
-    made.train_from_iterator(["user what red?", "assistant yes"] * 20, trainer)
     told = {"unk_token": "<unk>", "pad_token": "<unk>"} if year == 2024 else {"pad_token": "<|endoftext|>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=CONTROL[year][2], **told)
+    tokenizer = byte_level(*CONTROL[year], eos_token=CONTROL[year][2], **told)
     tokenizer.save_pretrained(folder / "tokenizer")
     return folder / "tower", folder / "tokenizer"
 
@@ -202,6 +195,17 @@ def test_files_of_another_model_are_refused(what: str, tmp_path: Path) -> None:
     change(w)
     torch.save(w, told["file"])
     with pytest.raises(UserError, match=message):
+        read(**told)
+
+
+def test_nothing_but_weights_is_read(tmp_path: Path) -> None:
+    told = saved(tmp_path, 2024)
+    whole = told["file"].read_bytes()
+    told["file"].write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        read(**told)
+    torch.save({"run": Path("/tmp")}, told["file"])
+    with pytest.raises(UserError, match="cannot be read as weights: Weights only load failed"):
         read(**told)
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "chat": "Talk with a model about pictures, in the terminal.",
     "ask": "Ask a model one question about a picture; --json for scripts.",
     "inspect": "Draw how a picture becomes tokens, and print the exact prompt.",
+    "export": "Write a model in another project's layout, or one of theirs in ours.",
     "data": "Look at a data set: what it is, what is wrong with it, what a model would see.",
 }
 """Commands in the order of the help, each with its one line; ``sightling.cli.<name>`` does the work."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 from sightling.errors import UserError, nearest
+from sightling.foreign import FILE_LAYOUTS
 from sightling.foreign import LAYOUTS as FILES
 from sightling.interop.keys import Rule
 from sightling.model import VisionLanguageConfig, VisionLanguageProcessor
@@ -202,7 +203,7 @@ def layout_named(name: str) -> Layout:
         UserError: there is none, with the nearest known one.
     """
     if name not in FILES.values():
-        raise UserError(f"there is no layout {name!r}; {nearest(name, set(FILES.values()))}")
+        raise UserError(f"there is no layout {name!r}; {nearest(name, {*FILES.values(), *FILE_LAYOUTS})}")
     import_module(f"sightling.interop.{name}")
     return LAYOUTS.get(name)
 

@@ -129,9 +129,10 @@ class Table:
             if len(rule.theirs) > 1:
                 alone = Table(self.layout, [rule])
                 kept = {key: one for key, one in ours.items() if _pattern(rule.ours[0]).fullmatch(key)}
+                # Of a stack the first stands for all.
                 hits = [
-                    sum(name in there for step in alone._steps(kept, {rule.name: way}) for name in step.theirs)
-                    for way in rule.theirs
+                    sum(name.replace("@", "0") in there for step in alone._steps(kept, way) for name in step.theirs)
+                    for way in ({rule.name: one} for one in rule.theirs)
                 ]
                 chosen[rule.name] = list(rule.theirs[hits.index(max(hits))])
         return chosen

@@ -11,7 +11,6 @@ queries and keys lie in another order. In 2026 the language model is a Qwen3, an
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -315,8 +314,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"there is no file {path}")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as weights: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:
+        # What a file that is damaged, or holds more than tensors, raises is of many kinds.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be read as weights: {reason}") from None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise UserError(f"{path} holds something else than names and tensors; give the weights, not a training's state")
     return found

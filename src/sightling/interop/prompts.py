@@ -23,12 +23,15 @@ LONG = [
 ]
 
 
-def template_of(folder: Folder, tokenizer: PreTrainedTokenizerFast, usual: Sequence[str]) -> str:
+def template_of(
+    folder: Folder, tokenizer: PreTrainedTokenizerFast, usual: Sequence[str], around: Sequence[str] = ()
+) -> str:
     """The name of the template that writes prompts as the checkpoint's own does.
 
     Of the ``usual`` ones the first that writes the same prompt about a picture is taken: what stands between turns
     is then as the model was trained, whatever the checkpoint's own says of it. Of the others, one that writes the
     same conversation of several turns. A checkpoint that has none of its own takes the first of the usual.
+    ``around`` are control tokens that the checkpoint's processor, not its template, puts around a picture.
 
     Raises:
         UserError: none writes the same; the message gives the checkpoint's own.
@@ -41,17 +44,17 @@ def template_of(folder: Folder, tokenizer: PreTrainedTokenizerFast, usual: Seque
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise UserError(f"the chat template in {folder} cannot be followed: {str(error).splitlines()[0]}") from None
     for name in usual:
-        if _same(tokenizer, name, wanted, SHORT):
+        if _same(tokenizer, name, wanted, SHORT, around):
             return name
     known = tokenizer.get_vocab()
     for name in TEMPLATES:
         form = TEMPLATES.get(name)
-        if all(token in known for token in form.control) and _same(tokenizer, name, wanted, SHORT):
+        if all(token in known for token in form.control) and _same(tokenizer, name, wanted, SHORT, around):
             try:
                 whole = _written(tokenizer, theirs, LONG)
             except (TemplateError, TypeError, ValueError, KeyError):
                 continue
-            if _same(tokenizer, name, whole, LONG):
+            if _same(tokenizer, name, whole, LONG, around):
                 return name
     raise UserError(
         f"the chat template in {folder} writes {wanted!r}, which no template here does; {', '.join(usual)} were tried "
@@ -68,13 +71,17 @@ def _own(folder: Folder, tokenizer: PreTrainedTokenizerFast) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _same(tokenizer: PreTrainedTokenizerFast, name: str, wanted: str, conversation: Any) -> bool:
+def _same(
+    tokenizer: PreTrainedTokenizerFast, name: str, wanted: str, conversation: Any, around: Sequence[str]
+) -> bool:
     """Whether a template writes that; a beginning that the tokenizer may put there itself is not compared."""
     form = TEMPLATES.get(name)
     try:
         ours = _written(tokenizer, form.jinja(), conversation)
     except (TemplateError, TypeError, ValueError, KeyError):
         return False
+    for token in around:
+        ours = ours.replace(token, "")
     return ours.removeprefix(form.begin) == wanted.removeprefix(form.begin)
 
 

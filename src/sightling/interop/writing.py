@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from sightling.errors import UserError
+from sightling.foreign import FILE_LAYOUTS
 from sightling.interop.base import CONFIG, TEXTS, Folder, Layout, layout_named
 from sightling.interop.keys import Table
 from sightling.interop.weights import store
 from sightling.model import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
 from sightling.model.templates import TEMPLATES
+
+TOKENIZER = "tokenizer_config.json"
+"""What a layout adds to what the tokenizer itself writes there."""
 
 
 def save(
@@ -32,7 +37,7 @@ def save(
     Args:
         model: the model.
         processor: its processor.
-        folder: where to; made if it is not there.
+        folder: where to; made if it is not there. For a layout that is one file, the file.
         layout: a layout's name; without it, our own.
 
     Raises:
@@ -40,14 +45,16 @@ def save(
             holds something already.
     """
     target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is there already and not empty; give a folder of its own")
+    check_target(target, layout)
+    if layout is not None and processor.experts:
+        raise UserError(f"the layout {layout!r} cannot hold model.experts: nobody would say what is in a picture")
+    if layout in FILE_LAYOUTS:
+        import_module(f"sightling.interop.{layout}").write(model, target)
+        return
     if layout is None:
         model.save_pretrained(target)
         processor.save_pretrained(target)
         return
-    if processor.experts:
-        raise UserError(f"the layout {layout!r} cannot hold model.experts: nobody would say what is in a picture")
     known = layout_named(layout)
     config, files = described(known, model.config, processor)
     tensors = foreign_state(known, model.config, model.state_dict())
@@ -57,9 +64,23 @@ def save(
     target.mkdir(parents=True, exist_ok=True)
     processor.tokenizer.save_pretrained(target)
     for name, told in {CONFIG: config, **files, **_generation(model, files)}.items():
+        if name == TOKENIZER:
+            told = _over(json.loads((target / name).read_text(encoding="utf-8")), told)
         text = told["text"] if name in TEXTS else json.dumps(told, indent=2, ensure_ascii=False) + "\n"
         (target / name).write_text(text, encoding="utf-8")
     store(tensors, target)
+
+
+def check_target(target: Path, layout: str | None) -> None:
+    """What can be told before a model is read.
+
+    Raises:
+        UserError: an unknown layout, or a target that holds something already.
+    """
+    if layout is not None and layout not in FILE_LAYOUTS:
+        layout_named(layout)
+    if target.exists() and (layout in FILE_LAYOUTS or not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is there already and not empty; give another name")
 
 
 def described(
