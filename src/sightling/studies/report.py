@@ -108,8 +108,9 @@ def gain_text(judged: Judged) -> dict[str, str]:
         return f"{'−' if value < 0 else ''}{cost_text(measure, abs(value))}"
 
     ends = gain.over_seeds
-    return {"value": f"{text(gain.value)} less", "over_pictures": "–",
-            "over_seeds": "–" if ends is None else f"{text(ends[0])} to {text(ends[1])}"}  # fmt: skip
+    return {"value": f"{cost_text(measure, abs(gain.value))} {'more' if gain.value < 0 else 'less'}",
+            "over_seeds": "–" if ends is None else f"{text(ends[0])} to {text(ends[1])} less",
+            "over_pictures": "–"}  # fmt: skip
 
 
 def measured_text(judged: Judged) -> str:
@@ -117,7 +118,8 @@ def measured_text(judged: Judged) -> str:
     claim = judged.claim
     of = (claim.family or "all questions").replace("_", " ")
     where = f", {claim.evaluation}" if claim.evaluation else ""
-    what = {"accuracy": f"accuracy ({of}{where}) at {claim.at:g} of the training",
+    when = "the end" if claim.at == 1 else f"{claim.at:g} of the training"
+    what = {"accuracy": f"accuracy ({of}{where}) at {when}",
             "mean_accuracy": f"mean accuracy over all points ({of}{where})"}  # fmt: skip
     more = ""
     if claim.by:
@@ -178,7 +180,7 @@ def _plots(results: StudyResults, evaluation: str, families: list[str | None]) -
         series = {}
         for number, variant in enumerate(results.study.variants):
             trial = results.of(variant)[0].trial
-            series[f"v v{number % COLOURS} {'again' if number >= COLOURS else ''}".strip()] = [
+            series[f"n{number} v{number % COLOURS}{' again' if number >= COLOURS else ''}"] = [
                 (float(step * trial.batch), results.accuracy(variant, evaluation, family, point).value)
                 for point, step in trial.points.items()
             ]
