@@ -108,10 +108,14 @@ class SeriesSource:
         puzzle = self.puzzle(index)
         return [self._sample(puzzle, self._pictures(puzzle), index, language, rng)]
 
-    def asked(self, index: int, family: str) -> list[Sample]:
-        """A question of that family in every language that has a weight, about the same ``Picture`` objects."""
+    def asked(self, index: int, family: str, *, drawn: bool = True) -> list[Sample]:
+        """A question of that family in every language that has a weight, about the same ``Picture`` objects.
+
+        Where only the words are wanted, ``drawn`` off leaves the pictures at one grey pixel.
+        """
         puzzle = self.puzzle(index, family)
-        pictures = self._pictures(puzzle)
+        blank = [Picture(image=Image.new("RGB", (1, 1), GREY))] * len(puzzle.scenes)
+        pictures = self._pictures(puzzle) if drawn else blank
         return [
             # The same draws give every language the same wording and layout.
             self._sample(puzzle, pictures, index, language, self._rng("words", index))

@@ -20,7 +20,8 @@ class Prediction:
     """What was said to one question, and by the guessers.
 
     ``caption`` and ``blind_caption`` are set for captions only, and ``right`` then means: nothing made up and
-    nothing missed. ``ranked`` holds the likeliest choices where choices were scored.
+    nothing missed. ``ranked`` holds the likeliest choices where choices were scored, and ``partial`` what was said to
+    one picture of several where that was asked.
     """
 
     item: Item
@@ -35,6 +36,12 @@ class Prediction:
     guess_ranked: tuple[str, ...] = ()
     caption: CaptionCheck | None = None
     blind_caption: CaptionCheck | None = None
+    partial: str | None = None
+
+    @property
+    def partial_right(self) -> bool:
+        """Whether what was said to one picture of several is right; not for captions."""
+        return self.partial is not None and self.item.accepts(self.partial)
 
     def to_dict(self) -> dict[str, Any]:
         """One line of ``predictions.jsonl``."""
@@ -49,6 +56,8 @@ class Prediction:
                                "missed_things": list(self.caption.missed)}  # fmt: skip
             return line
         line |= {"majority": self.guess, "majority_right": self.guess_right}
+        if self.partial is not None:
+            line |= {"partial": self.partial, "partial_right": self.partial_right}
         if self.ranked:
             line["ranked"] = list(self.ranked)
         if identity := item.sample.meta.get("id"):
@@ -63,6 +72,7 @@ def judge(
     guesses: Sequence[str],
     ranked: tuple[str, ...] = (),
     blind_ranked: tuple[str, ...] = (),
+    partial: str | None = None,
 ) -> Prediction:
     """A question's answers held against the truth; ``guesses`` are the majority's, the commonest first."""
     if item.scene is not None:
@@ -73,8 +83,9 @@ def judge(
     guess = guesses[0] if guesses else ""
     right = [item.accepts(text) for text in (said, blind, guess)]
     return Prediction(
-        item, said, blind, guess, right[0], right[1], right[2], ranked, blind_ranked, tuple(guesses[:TOP])
-    )
+        item, said, blind, guess, right[0], right[1], right[2], ranked, blind_ranked, tuple(guesses[:TOP]),
+        partial=partial,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,8 @@ class Cell:
         chance: the mean of 1 / number of choices, where every question has a list of them.
         top: where choices were scored: the true answer among the likeliest ``TOP``, for model, blind and majority,
             and ``first``: the true answer is the likeliest.
+        partial: where it was asked: the same model shown one picture of several.
+        partial_gain: accuracy minus that.
     """
 
     family: str | None
@@ -99,6 +112,8 @@ class Cell:
     gain: Estimate
     chance: float | None
     top: dict[str, Estimate] = field(default_factory=dict)
+    partial: Estimate | None = None
+    partial_gain: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -263,6 +278,11 @@ def _cell(family: str | None, language: str | None, chosen: Sequence[Prediction]
             "majority": share(lambda one: _among(one.guess_ranked, one.item)),
         }
     blind = [float(prediction.blind_right) for prediction in chosen]
+    partial = partial_gain = None
+    if all(prediction.partial is not None for prediction in chosen):
+        partial = share(lambda one: one.partial_right)
+        seeing_one = [float(prediction.partial_right) for prediction in chosen]
+        partial_gain = bootstrap.difference(pictures, _hits(chosen), pictures, seeing_one)
     return Cell(
         family,
         language,
@@ -272,6 +292,8 @@ def _cell(family: str | None, language: str | None, chosen: Sequence[Prediction]
         bootstrap.difference(pictures, _hits(chosen), pictures, blind),
         chance(prediction.item.choices for prediction in chosen),
         top,
+        partial,
+        partial_gain,
     )
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sightling import __version__
+from sightling.data.series import Seen, SeriesOptions
 from sightling.data.world import WorldOptions
 from sightling.errors import UserError
+from sightling.evaluate import series
 from sightling.evaluate.answers import rank_all, say_all, say_all_blind
 from sightling.evaluate.facts import StageFacts, part_facts, run_state, stage_facts, train_command
 from sightling.evaluate.items import Item, Progress, in_grey
@@ -34,13 +36,15 @@ RESULTS, PREDICTIONS, REPORT = "results.json", "predictions.jsonl", "report.html
 class Questions:
     """What is asked, the guesser that it is compared with, and a description of both.
 
-    ``lists`` holds for each question the answers that are to be ranked; empty where none are.
+    ``lists`` holds for each question the answers that are to be ranked; empty where none are. ``partial`` is which
+    picture of several is left when they are asked once more with the others grey; ``None`` does not ask so.
     """
 
     items: list[Item]
     majority: Majority
     about: dict[str, Any]
     lists: list[tuple[str, ...]]
+    partial: Seen | None = None
 
 
 def gather(plan: Plan) -> Questions:
@@ -51,7 +55,15 @@ def gather(plan: Plan) -> Questions:
     """
     section, source = plan.section, plan.source
     about: dict[str, Any] = {"from": plan.said, "seed": section.seed, "trained_on": trained_on(plan.recipe, source)}
-    if isinstance(source, WorldOptions):
+    partial: Seen | None = section.partial
+    if isinstance(source, SeriesOptions):
+        several = series.held_out_series(source, section.seed, plan.recipe)
+        turns = series.asked_in_turn(source, section.families)
+        every = items = series.series_items(several, turns, section.scenes)
+        majority, learnt = series.series_majority(several, turns), f"{series.LEARNING_QUESTIONS:,} other questions"
+        about |= {"kind": "series", "families": turns, "scene": several.spec.to_dict(), "image_size": several.size}
+        partial = partial or source.PARTIAL
+    elif isinstance(source, WorldOptions):
         world = held_out(source, section.seed, plan.recipe)
         families = asked_families(source, section.families)
         items = world_items(world, families, section.scenes or SCENES)
@@ -69,7 +81,8 @@ def gather(plan: Plan) -> Questions:
         raise UserError(f"{plan.said}: there is nothing to ask about; choose other families or more scenes")
     pictures = len({item.picture for item in items})
     about |= {"majority_from": learnt, "pictures": pictures, "questions": len(items), "data": _plain(source)}
-    return Questions(items, majority, about, _lists(items, every, section.rank))
+    about["partial"] = partial
+    return Questions(items, majority, about, _lists(items, every, section.rank), partial)
 
 
 def _lists(items: list[Item], every: list[Item], rank: str | None) -> list[tuple[str, ...]]:
@@ -95,7 +108,7 @@ def answer(
     *,
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """Every question answered with the picture, with a grey one, and by the majority guesser.
+    """Every question answered with the picture, with a grey one, perhaps with one of several, and by the majority.
 
     Raises:
         UserError: a picture cannot be read, or a question does not fit the model's context.
@@ -103,6 +116,10 @@ def answer(
     items = questions.items
     said = say_all(model, processor, items, progress=progress)
     blind = say_all_blind(model, processor, items, progress=progress)
+    partly: Sequence[str | None] = [None] * len(items)
+    if questions.partial is not None:
+        alone = series.seeing_one(items, questions.partial)
+        partly = say_all(model, processor, alone, progress=progress, name=f"{questions.partial} picture alone")
     ranked: list[tuple[str, ...]] = [()] * len(items)
     blind_ranked = list(ranked)
     if questions.lists:
@@ -113,9 +130,9 @@ def answer(
             for number, best in zip(scored, rank_all(model, processor, those, lists, progress=progress, name=name)):
                 where[number] = best
     predictions = []
-    for item, one, other, best, blind_best in zip(items, said, blind, ranked, blind_ranked):
+    for item, one, other, best, blind_best, part in zip(items, said, blind, ranked, blind_ranked, partly):
         guesses = questions.majority.ranked(item.family, item.language, item.choices, item.text)
-        predictions.append(judge(item, one, other, guesses, best, blind_best))
+        predictions.append(judge(item, one, other, guesses, best, blind_best, part))
     return predictions
 
 

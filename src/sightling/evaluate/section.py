@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from sightling.data.files import FilesOptions
 from sightling.data.mixture import MixtureOptions
-from sightling.data.source import SOURCES, SourceOptions
+from sightling.data.sources import SOURCES, SourceOptions
 from sightling.data.world import WorldOptions
 from sightling.errors import UserError, nearest
 from sightling.parts import Part, make, validate
@@ -29,14 +29,18 @@ class EvaluateSection(Part):
     Attributes:
         data: a data source as in a stage; of the small world, or finite. Left out, scenes are drawn as in the
             recipe's last stage that learns from the small world.
-        scenes: pictures to ask about; by default 300 scenes, or all pictures of a data set.
+        scenes: pictures to ask about; by default 300 scenes, or all pictures of a data set. Of the small world's pairs
+            and clips, questions to ask; by default 100 of each family.
         seed: which held-out scenes.
         families: small world only: how often a scene is asked a question of each family; a list asks once, and left
-            out it is the data's families, once or twice each, for about as many questions of each.
+            out it is the data's families, once or twice each, for about as many questions of each. Of pairs and clips
+            each question is of one family, and these are their shares.
         rank: score a closed list of answers by likelihood too, for top-5: each question's own ``choices``, or all
             true ``answers`` of its family and language in the data.
         family_key, answers_key: data sets only: the meta keys that hold a sample's family and accepted answers.
         judged: data sets only: whether answers are right by their ``words``, or as ``boxes`` by their overlap.
+        partial: ask once more with all pictures of a question grey but one, the ``first`` or the ``middle`` one; left
+            out, it is done for the small world's pairs and clips.
     """
 
     data: dict[str, Any] | None = None
@@ -47,6 +51,7 @@ class EvaluateSection(Part):
     family_key: str = "family"
     answers_key: str = "answers"
     judged: Literal["words", "boxes"] = "words"
+    partial: Literal["first", "middle"] | None = None
 
     @field_validator("families", mode="before")
     @classmethod

@@ -31,7 +31,7 @@ def print_results(console: Console, results: Results) -> None:
     if about["trained_on"]:
         stages = ", ".join(about["trained_on"])
         console.print(Text(f"not held out: stage {stages} learnt from these very samples", style="bold yellow"))
-    for table in (_accuracy(results), _top(results), _gaps(results), *_captions(results)):
+    for table in (_accuracy(results), _partial(results), _top(results), _gaps(results), *_captions(results)):
         if table.row_count:
             console.print()
             console.print(table)
@@ -81,6 +81,21 @@ def _accuracy(results: Results) -> Table:
             name, language_name(cell.language), *_with(cell.accuracy), percent(cell.blind.value),
             percent(cell.majority.value), percent(cell.chance), f"{cell.accuracy.n:,}",
         )  # fmt: skip
+    return table
+
+
+def _partial(results: Results) -> Table:
+    """What the other pictures are worth: the same model with all of them grey but one."""
+    which = results.about.get("partial")
+    table = _table(f"the {which} picture alone", "family", "language", "right", RANGE, "all pictures", RANGE, "n")
+    for name, cell in _rows(results):
+        if cell.partial is not None and cell.partial_gain is not None:
+            if name and cell.family is None:
+                table.add_section()
+            table.add_row(
+                name, language_name(cell.language), *_with(cell.partial), points(cell.partial_gain),
+                point_interval(cell.partial_gain), f"{cell.accuracy.n:,}",
+            )  # fmt: skip
     return table
 
 

@@ -43,6 +43,15 @@ def held_out(options: WorldOptions, seed: int, recipe: Recipe | None) -> WorldSo
     Raises:
         ValueError: a stage's seed lies in the reserved range (a bug).
     """
+    return options.open(reserved_seed(seed, recipe))
+
+
+def reserved_seed(seed: int, recipe: Recipe | None) -> int:
+    """The seed of a source of which no stage of the recipe has seen anything.
+
+    Raises:
+        ValueError: a stage's seed lies in the reserved range (a bug).
+    """
     own = RESERVED + seed
     if recipe is not None:
         for name in recipe.stages:
@@ -50,7 +59,7 @@ def held_out(options: WorldOptions, seed: int, recipe: Recipe | None) -> WorldSo
                 trained = derive_seed(base, name)
                 if trained >= RESERVED or trained == own:
                     raise ValueError(f"stage {name} trains with seed {trained}, which is reserved for evaluation")
-    return options.open(own)
+    return own
 
 
 def asked_families(options: WorldOptions, told: Mapping[str, int] | None) -> dict[str, int]:
