@@ -116,6 +116,28 @@ def show(
     typer.echo(f"wrote {html}")
 
 
+@app.command()
+def clip(
+    path: Annotated[Path, typer.Argument(help="The video to write, such as clip.mp4.")],
+    family: Annotated[str, typer.Option("--family", help="What is asked about it.")] = "event",
+    language: Annotated[str, typer.Option("--language", help="en or zh.")] = "en",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which clip.")] = 0,
+    size: Annotated[int, typer.Option("--size", min=16, max=2048, help="Shorter side in pixels.")] = 128,
+    seconds: Annotated[float, typer.Option("--seconds", help="How long it lasts.")] = 4.0,
+    rate: Annotated[int, typer.Option("--rate", min=1, help="Pictures a second.")] = 8,
+) -> None:
+    """Write a clip of the small world as a video, and print a question about it with its answer."""
+    from sightling.data.series import ClipOptions
+    from sightling.parts import validate
+    from sightling.world.film import write_clip
+
+    told = {"families": [family], "languages": [language], "synonyms": 0}
+    (sample,) = validate(ClipOptions, told, "clip").open(seed).group(0)
+    write_clip(sample.meta["clip"], path, size=size, seconds=seconds, rate=rate)
+    typer.echo(f"wrote {path}")
+    typer.echo(f"{sample.turns[0].text}  {sample.answer}")
+
+
 def format_options(pairs: Sequence[str] | None) -> dict[str, Any]:
     """``["three=true"]`` as ``{"three": True}``; values are YAML.
 
