@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 LAYOUTS: dict[str, str] = {
+    "blip-2": "blip_2",
     "internvl": "internvl",
     "llava": "llava",
     "llava_next": "llava_next",

@@ -22,7 +22,7 @@ def test_a_recipe_s_parameters_by_part_and_its_stages(capsys: pytest.CaptureFixt
     assert [line.split()[0] for line in lines[2:5]] == ["encoder", "connector", "language_model"]
     assert sum(float(line.split()[1]) for line in lines[2:5]) == pytest.approx(1.97, abs=0.01)
     assert lines[6].split() == ["tokenizer", "tokenizer"]
-    assert lines[8].split() == "align answer: trains connector at 0.004, language_model at 0.004".split()
+    assert " ".join(lines[8].split()) == "align answer: trains connector at 0.004, language_model at 0.004"
 
 
 def test_an_unknown_recipe_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
