@@ -306,11 +306,11 @@ def test_another_number_of_pictures_is_refused() -> None:
 @pytest.mark.parametrize(
     "told, message",
     [
-        ({"connector": {**CROSS, "every": 3}}, r"^connector.every is 3, but the language model has only 2 layers$"),
-        ({"connector": {**CROSS, "every": None, "layers": [2]}}, r"^connector.layers names 2, but .* from 0 to 1$"),
+        ({"connector": {**CROSS, "every": 3}}, r"^model.connector.every is 3, but .* has only 2 layers$"),
+        ({"connector": {**CROSS, "every": None, "layers": [2]}}, r"^model.connector.layers names 2, .* from 0 to 1$"),
         ({"connector": {**CROSS, "layers": [1]}}, r"^model.connector: every and layers both say where"),
         ({"connector": {"type": "cross_attention", "layers": [1, 0]}}, r"layers \[1, 0\] must ascend"),
-        ({"connector": {**CROSS, "kv_heads": 3}}, r"^4 heads are not divisible by 3 kv_heads$"),
+        ({"connector": {**CROSS, "kv_heads": 3}}, r"^model.connector: 4 heads are not divisible by 3 kv_heads$"),
         ({"connector": {**FLAMINGO, "kv_heads": 1}}, r"^model.connector: form flamingo has no kv_heads$"),
         ({"connector": {**CROSS, "activation": "gelu"}}, r"^model.connector: form mllama has no activation$"),
         ({"connector": CROSS, "tiling": {"type": "anyres"}}, r"^model.tiling: this scheme lays tokens in the text"),

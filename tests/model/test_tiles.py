@@ -83,6 +83,27 @@ def test_pictures_of_several_sizes_in_one_prompt_keep_their_order(name: str) -> 
         torch.testing.assert_close(embeddings[1][here[1]], own, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", TILED)
+def test_pictures_first_last_adjacent_and_in_every_turn_each_with_its_own_budget(name: str) -> None:
+    model, processor = grow(**TILED[name])
+    budgets = [None, 1, 2, None]
+    a, b, c, d = (
+        Picture(image=noise(*SIZES[number], number), tiles=budget) for number, budget in enumerate(budgets, start=1)
+    )
+    encoded = processor.encode(talk((a, b, "red?", c), "yes", (d, a), "no", ("how many?", b), "2"))
+    assert list(encoded.pictures) == [a, b, c, d, a, b]
+    counts = [processor.image_processor.count(*one.size(), one.tiles) for one in encoded.pictures]
+    ids = torch.tensor([encoded.input_ids])
+    here_T = ids[0] == processor.image_token_id
+    assert int(here_T.sum()) == sum(counts)
+    with torch.no_grad():
+        features = model.get_image_features(**processor.inputs(*encoded.pictures).tensors())
+        placed = model.embed(ids, features)[0][here_T].split(counts)
+        for one, found in zip(encoded.pictures, placed, strict=True):
+            own = model.get_image_features(**processor.inputs(one).tensors())
+            torch.testing.assert_close(found, own.flatten(0, -2), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["native", "native, clip", "adaptive", "adaptive, mlp"])
 def test_what_lies_beside_a_picture_in_its_batch_never_changes_its_tokens(name: str) -> None:
     model, processor = grow(**TILED[name])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import qwenkit
 from kit import CLIP, SIGLIP, alone, grow, picture, section, stir, talk
 from sightling.errors import UserError
 from sightling.model import VisionLanguageModel
@@ -90,7 +91,7 @@ def test_a_cls_token_is_kept_when_asked_and_registers_never(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in TOWERS])
 def test_positions_that_a_tower_was_never_trained_with_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"^encoder.positions: .* interpolated positions, not bucketed ones$"):
+    with pytest.raises(UserError, match=r"^encoder.positions = 'bucketed' is not for a .*; clip, siglip take it$"):
         encoder(TOWERS[name], positions="bucketed")(pixels())
 
 
@@ -154,3 +155,28 @@ def test_a_stem_of_qwen_s_tower_is_run_at_once() -> None:
     grown = encoder({"type": "qwen3_vl", "hidden_size": 32, "depth": 1, "num_heads": 2, "patch_size": 4,
                      "num_position_embeddings": 16, "intermediate_size": 48}, stem={"channels": [8, 16]})  # fmt: skip
     assert grown(pixels(2, 16, 24)).shape == (2, 24, 32)
+
+
+WITH_CLS = ("clip", "dinov2", "dinov3", "internvit", "eva")
+
+
+@pytest.mark.parametrize(
+    ("name", "keep_cls"),
+    [*((name, False) for name in (*TOWERS, *qwenkit.TOWERS, "joined", "clip", "siglip")),
+     *((name, True) for name in WITH_CLS)],
+)  # fmt: skip
+def test_inputs_of_several_grids_are_as_they_are_alone_whatever_lies_beside_them(name: str, keep_cls: bool) -> None:
+    told = {**TOWERS, **qwenkit.TOWERS, "joined": JOINED, "clip": CLIP, "siglip": SIGLIP}[name]
+    options: dict[str, Any] = {"positions": "bucketed"} if name in ("clip", "siglip") else {}
+    seen = encoder(told, **options, **({"keep_cls": True} if keep_cls else {}))
+    grids = [(4, 6), (2, 4), (2, 8), (6, 2)]
+    shown = seen.normalise(pixels(len(grids)))
+    spoilt = torch.full_like(shown, torch.nan)
+    for one, whole, (rows, columns) in zip(spoilt, shown, grids, strict=True):
+        one[:, : 4 * rows, : 4 * columns] = whole[:, : 4 * rows, : 4 * columns]
+    with torch.no_grad():
+        together = seen(spoilt, grids)
+        for found, whole, (rows, columns) in zip(together, shown, grids, strict=True):
+            own = seen(whole[None, :, : 4 * rows, : 4 * columns])[0]
+            torch.testing.assert_close(found[: len(own)], own, rtol=1e-5, atol=1e-5)
+            assert len(own) == rows * columns + keep_cls and not found[len(own) :].any()

@@ -25,6 +25,7 @@ from sightling.model.vocabulary import add_control_tokens, fit_rows, rounded
 from sightling.parts import Part, make, validate
 from sightling.sight.connectors import CONNECTORS, BlindOptions, CrossAttentionOptions
 from sightling.sight.encoders import STATISTICS, TOWERS, EncoderOptions, Statistics, check_usage, tower_config
+from sightling.sight.fitting import check_fit
 from sightling.sight.preprocess import RESAMPLE
 from sightling.sight.tiling import TILINGS
 
@@ -86,8 +87,8 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
         tower = tower_config(sizes(section.tower()), f"{where}.encoder")
         check_usage(tower, options, f"{where}.encoder")
         kind = TOWERS[tower.model_type]
-        grid = kind.image_size(tower) // kind.patch_size(tower)
-        connector.tokens(grid, grid, int(options.keep_cls))
+        sides = kind.image_size(tower), kind.patch_size(tower)
+        check_fit(tiling, connector, *sides, int(options.keep_cls), where)
     if pretrained is not None and options.stem is not None:
         raise UserError(f"{where}.encoder.stem is for a tower grown from nothing; a pretrained one has its own")
     _pretrained(section.language_model, f"{where}.language_model")
@@ -96,9 +97,13 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
         check_spatial(text, connector, tiling, options, where)
         with torch.device("meta"):
             # Whatever a connector refuses of these widths, it refuses now; nothing is allocated.
-            connector.build(text.hidden_size * len(options.layers), text.hidden_size)
-            if isinstance(connector, CrossAttentionOptions):
-                GatedLayers(connector, text)
+            try:
+                connector.build(text.hidden_size * len(options.layers), text.hidden_size)
+                if isinstance(connector, CrossAttentionOptions):
+                    GatedLayers(connector, text)
+            except UserError as error:
+                # It speaks of the connector and does not know where that is told.
+                raise UserError(f"{where}.{error}") from None
     for key in section.tokenizer:
         if key != "pretrained":
             raise UserError(f"{where}.tokenizer has no key {key!r}; {nearest(key, ('pretrained',))}")
@@ -171,8 +176,11 @@ def build_processor(
         connector=section.connector,
         resample=resample,
     )
-    # Counting once here makes a grid that the connector cannot take an error now, not in the first batch.
-    image_processor.count(image_processor.image_size, image_processor.image_size)
+    # A pretrained tower's sizes are known only now; a grid that the connector cannot take is an error here, not later.
+    scheme = make(TILINGS, section.tiling, "model.tiling")
+    connector = make(CONNECTORS, section.connector, "model.connector")
+    sides = image_processor.image_size, image_processor.patch_size
+    check_fit(scheme, connector, *sides, int(options.keep_cls), "model")
     for expert in make_experts(section.experts, "model.experts"):
         expert.check()
     return VisionLanguageProcessor(image_processor, tokenizer, template=section.template, experts=section.experts)

@@ -153,7 +153,7 @@ def attention_shape(options: CrossAttentionOptions, config: PreTrainedConfig) ->
     usual = heads if options.heads else getattr(config, "num_key_value_heads", None) or heads
     shared = options.kv_heads or usual
     if heads % shared:
-        raise UserError(f"{heads} heads are not divisible by {shared} kv_heads")
+        raise UserError(f"connector: {heads} heads are not divisible by {shared} kv_heads")
     return int(heads), int(shared), int(options.head_dim or own)
 
 

@@ -102,8 +102,8 @@ def test_queries_take_a_cls_token_too(name: str) -> None:
 @pytest.mark.parametrize(
     "connector, message",
     [
-        ({"type": "concat", "count": 3}, r"the 4 columns of a grid of 4 x 4 features are not divisible by count 3$"),
-        ({"type": "merger", "factor": 3}, r"a grid of 4 x 4 features is not divisible by factor 3$"),
+        ({"type": "concat", "count": 3}, r"4 columns of a grid of 4 x 4 features are not divisible by count 3; "),
+        ({"type": "merger", "factor": 3}, r"a grid of 4 x 4 features is not divisible by factor 3; schemes that fit"),
         ({"type": "resampler", "heads": 5}, r"a language model's width of 32 is not divisible by 5 heads$"),
         ({**QFORMER, "heads": 3}, r"^model.connector: a width of 16 is not divisible by 3 heads$"),
         ({**PERCEIVER, "kv_heads": 3}, r"^model.connector: 4 heads are not divisible by 3 kv_heads$"),

@@ -22,7 +22,7 @@ from sightling.sight.encoders.tower import Tower, buckets
 class _Classic(Tower):
     """What the two share: a table of places, resized for another grid, and layers that take a mask."""
 
-    stems = True
+    buckets = stems = True
 
     def inner(self, tower: Any) -> Any:
         """The module that holds embeddings, layers and norms."""

@@ -15,7 +15,6 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersModel
 from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
-from sightling.errors import UserError
 from sightling.sight.encoders.registry import register
 from sightling.sight.encoders.tower import Tower
 
@@ -30,13 +29,7 @@ class _Dino(Tower):
         return 1 + int(getattr(config, "num_register_tokens", 0))
 
     def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
-        """Patches with their places, CLS token and registers before them.
-
-        Raises:
-            UserError: places by buckets, which these towers were never trained with.
-        """
-        if bucketed:
-            raise UserError("encoder.positions: DINO's towers take interpolated positions, not bucketed ones")
+        """Patches with their places, CLS token and registers before them."""
         return tower.embeddings(pixels_NCHW)
 
 

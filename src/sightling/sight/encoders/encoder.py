@@ -6,10 +6,11 @@ Legend: ``N`` encoder inputs (tiles), ``C`` = 3, ``H`` ``W`` pixels, ``P`` featu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn as nn
+from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -19,12 +20,14 @@ from sightling.sight.encoders.registry import TOWERS, TYPES
 from sightling.sight.encoders.tower import Grid
 from sightling.sight.stem import ConvStem, Stem, check_stem
 
+Deviation = Annotated[float, Field(gt=0)]
+
 
 class Statistics(Part):
     """What normalises pixels of 0 to 1: ``(pixel - mean) / std`` by channel."""
 
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Deviation, Deviation, Deviation]
 
 
 STATISTICS = {
@@ -77,8 +80,8 @@ def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -
     """Refuse a use that a tower of these sizes does not allow.
 
     Raises:
-        UserError: a layer that the tower has not, a CLS token to keep where there is none, or a stem whose
-            convolutions do not make the patch size.
+        UserError: a layer that the tower has not, a CLS token to keep where there is none, places by buckets for a
+            tower that was never trained with them, or a stem whose convolutions do not make the patch size.
     """
     kind = TOWERS[config.model_type]
     if not kind.uses:
@@ -93,6 +96,9 @@ def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -
             raise UserError(f"{where}.layer = {layer}, but the tower's layers are counted from 0 to {layers}")
     if options.keep_cls and not kind.before(config):
         raise UserError(f"{where}.keep_cls is true, but a {config.model_type} has no CLS token")
+    if options.positions == "bucketed" and not kind.buckets:
+        able = ", ".join(sorted(name for name, model_type in TYPES.items() if TOWERS[model_type].buckets))
+        raise UserError(f"{where}.positions = 'bucketed' is not for a {config.model_type}; {able} take it")
     if options.stem is not None:
         if not kind.stems:
             raise UserError(f"{where}.stem cannot be set: a {config.model_type} takes its own patches")

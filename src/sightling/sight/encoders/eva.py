@@ -13,7 +13,6 @@ from transformers import Blip2VisionConfig, InstructBlipVisionConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2VisionModel
 from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
 
-from sightling.errors import UserError
 from sightling.sight.encoders.registry import register
 from sightling.sight.encoders.tower import Tower
 
@@ -58,13 +57,7 @@ class Eva(Tower):
         return 1
 
     def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
-        """See the base class.
-
-        Raises:
-            UserError: places by buckets, which this tower was never trained with.
-        """
-        if bucketed:
-            raise UserError("encoder.positions: an EVA takes interpolated positions, not bucketed ones")
+        """See the base class."""
         size = self.image_size(tower.config)
         return tower.embeddings(pixels_NCHW, interpolate_pos_encoding=tuple(pixels_NCHW.shape[-2:]) != (size, size))
 

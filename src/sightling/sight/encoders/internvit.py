@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
-from sightling.errors import UserError
 from sightling.sight.encoders.registry import register
 from sightling.sight.encoders.tower import Tower
 
@@ -38,13 +37,7 @@ class InternViT(Tower):
         return 1
 
     def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
-        """See the base class.
-
-        Raises:
-            UserError: places by buckets, which this tower was never trained with.
-        """
-        if bucketed:
-            raise UserError("encoder.positions: an InternViT takes interpolated positions, not bucketed ones")
+        """See the base class."""
         return tower.embeddings(pixels_NCHW)
 
     def layers(self, tower: Any) -> Iterable[nn.Module]:

@@ -113,13 +113,7 @@ class _QwenVL(Tower):
         return CELLS * int(config.spatial_merge_size) * self.patch_size(config)
 
     def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
-        """Patches_NPD row by row; a still picture is a film of equal frames, so the kernel's frames are added up.
-
-        Raises:
-            UserError: places by buckets, which these towers were never trained with.
-        """
-        if bucketed:
-            raise UserError("encoder.positions: Qwen's towers have positions of their own, not bucketed ones")
+        """Patches_NPD row by row; a still picture is a film of equal frames, so the kernel's frames are added up."""
         size = self.patch_size(tower.config)
         projection = tower.patch_embed.proj
         if isinstance(projection, ConvStem):

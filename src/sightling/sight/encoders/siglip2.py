@@ -45,13 +45,7 @@ class Siglip2(Tower):
             raise UserError(f"{where}.num_patches = {config.num_patches} is no square; its table of positions must be")
 
     def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
-        """See the base class.
-
-        Raises:
-            UserError: places by buckets, which this tower was never trained with.
-        """
-        if bucketed:
-            raise UserError("encoder.positions: a SigLIP2 takes interpolated positions, not bucketed ones")
+        """See the base class."""
         size = self.patch_size(tower.config)
         laid_NChwpp = pixels_NCHW.unfold(2, size, size).unfold(3, size, size)
         count, _, rows, columns = laid_NChwpp.shape[:4]

@@ -32,6 +32,7 @@ class Tower(ABC):
         model_class: its transformers model.
         statistics: what its published towers' pixels were normalised with.
         mixes: whether inputs of several grids can run in one pass, padded and masked.
+        buckets: whether places can be taken by buckets of the side (see :func:`buckets`).
         stems: whether convolutions may stand in the place of its patches.
         uses: whether an encoder's options say how it is used; towers that hold several have them one by one.
     """
@@ -40,6 +41,7 @@ class Tower(ABC):
     model_class: ClassVar[type[nn.Module]]
     statistics: ClassVar[str] = "half"
     mixes: ClassVar[bool] = True
+    buckets: ClassVar[bool] = False
     stems: ClassVar[bool] = False
     uses: ClassVar[bool] = True
 

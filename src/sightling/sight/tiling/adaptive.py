@@ -57,7 +57,11 @@ class Adaptive(Tiling):
         """MiniCPM-V's."""
         return ("<image>", "</image>", "<slice>", "</slice>")
 
-    def within(self, tiles: int, image_size: int) -> Tiling:
+    def unit(self, image_size: int, patch_size: int) -> Grid:
+        """``merge`` patches."""
+        return self.merge, self.merge
+
+    def within(self, tiles: int, image_size: int, patch_size: int) -> Tiling:
         """So many slices at most; with 1 the overview alone."""
         return self.model_copy(update={"max_slices": min(tiles, self.max_slices)})
 

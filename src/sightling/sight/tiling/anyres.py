@@ -138,7 +138,7 @@ class Anyres(Tiling):
         """With ``unpad``."""
         return self.unpad
 
-    def within(self, tiles: int, image_size: int) -> Tiling:
+    def within(self, tiles: int, image_size: int, patch_size: int) -> Tiling:
         """The shapes of so many tiles; where there is none, the overview alone."""
         listed = self.listed()
         few = tuple(shape for shape in listed if shape[0] * shape[1] <= tiles)

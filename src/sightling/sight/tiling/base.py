@@ -140,15 +140,23 @@ class Tiling(Part):
         if tiles is not None:
             if tiles < 1:
                 raise UserError(f"a budget of {tiles} tiles is too few; a picture needs at least 1")
-            scheme = self.within(tiles, image_size)
+            scheme = self.within(tiles, image_size, patch_size)
         return scheme.arrange(width, height, image_size, patch_size)
 
-    def within(self, tiles: int, image_size: int) -> Tiling:
+    def within(self, tiles: int, image_size: int, patch_size: int) -> Tiling:
         """This scheme for a picture that may cost no more than so many tiles, an overview beside them not counted.
 
         A video's frames and the many pictures of one prompt get less each than a picture alone.
         """
         return self
+
+    def unit(self, image_size: int, patch_size: int) -> Grid:
+        """(rows, columns) of patches whose multiples the grids of all tiles of all pictures are.
+
+        What can take this one in whole squares can take every picture's.
+        """
+        side = image_size // patch_size
+        return side, side
 
     @abstractmethod
     def arrange(self, width: int, height: int, image_size: int, patch_size: int) -> Plan:

@@ -62,7 +62,7 @@ class Squares(Tiling):
             raise ValueError(f"min_tiles {self.min_tiles} is more than max_tiles {self.max_tiles}")
         return self
 
-    def within(self, tiles: int, image_size: int) -> Tiling:
+    def within(self, tiles: int, image_size: int, patch_size: int) -> Tiling:
         """Grids of so many tiles at most."""
         most = min(tiles, self.max_tiles)
         return self.model_copy(update={"max_tiles": most, "min_tiles": min(self.min_tiles, most)})

@@ -10,7 +10,7 @@ import math
 from pydantic import Field, model_validator
 
 from sightling.errors import UserError
-from sightling.sight.tiling.base import TILINGS, Placement, Plan, Size, Tiling
+from sightling.sight.tiling.base import TILINGS, Grid, Placement, Plan, Size, Tiling
 
 MOST_LONG = 200
 """The greatest ratio of the longer side to the shorter one."""
@@ -67,7 +67,11 @@ class Native(Tiling):
             wide, high = min(wide, longest), min(high, longest)
         return wide, high
 
-    def within(self, tiles: int, image_size: int) -> Tiling:
-        """The pixels of so many squares of the encoder's size at most."""
-        most = min(self.max_pixels, tiles * image_size * image_size)
+    def unit(self, image_size: int, patch_size: int) -> Grid:
+        """``merge`` patches."""
+        return self.merge, self.merge
+
+    def within(self, tiles: int, image_size: int, patch_size: int) -> Tiling:
+        """The pixels of so many squares of the encoder's size at most, or of one cell where that is more."""
+        most = min(self.max_pixels, max(tiles * image_size * image_size, (patch_size * self.merge) ** 2))
         return self.model_copy(update={"max_pixels": most, "min_pixels": min(self.min_pixels, most)})
