@@ -107,6 +107,7 @@ def test_bad_pictures_are_one_sentence_and_code_2(
         (("MODEL", "PNG", "red?", "--max-new-tokens", "0"), "max_new_tokens = 0"),
         (("MODEL", "PNG", "red?", "--device", "nowhere"), "there is no device 'nowhere'"),
         (("MODEL", "PNG", "x " * 600), "context is 512 tokens"),
+        (("MODEL", *["PNG"] * 130, "red?"), "its 130 pictures need 4 visual tokens each, 520 in all, and beside the "),
         (("PNG", "PNG", "red?"), "is a file"),
         (("nowhere", "PNG", "red?"), "there is no folder nowhere"),
     ],

@@ -92,7 +92,7 @@ def test_progress_and_nothing_to_do() -> None:
 
 def test_a_full_context_and_bad_values_are_told() -> None:
     model, processor = tiny(context=32)
-    with pytest.raises(UserError, match="context is 32 tokens"):
+    with pytest.raises(UserError, match="context is 32 tokens; its picture needs 4 visual tokens, and beside"):
         answer_all(model, processor, [question("x " * 40, picture(1))])
     # The answer ends where the context does.
     assert len(processor.encode(question("x", picture(1)), prompt_only=True).input_ids) < 32

@@ -181,3 +181,6 @@ def test_bad_input_is_told_before_the_first_piece() -> None:
         generate(model, processor, question("red?"), temperature=-1)
     with pytest.raises(UserError, match=r"holds \d+ tokens.*context is 40 tokens"):
         generate(model, processor, question("x " * 40))
+    told = r"context is 40 tokens; its 9 pictures need 4 visual tokens each, 36 in all, and beside the \d+ other tokens"
+    with pytest.raises(UserError, match=told):
+        generate(model, processor, question("red?", *[picture(1)] * 9))

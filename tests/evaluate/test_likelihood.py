@@ -108,7 +108,7 @@ def test_no_choices_and_too_long_a_choice_are_refused() -> None:
     model, processor = red()
     with pytest.raises(UserError, match="empty"):
         score_choices(model, processor, asked("what?", 0), [])
-    with pytest.raises(UserError, match="the model's context is 256 tokens"):
+    with pytest.raises(UserError, match="the model's context is 256 tokens; its picture needs"):
         score_choices(model, processor, asked("what?", 0), ["red " * 300])
     with pytest.raises(ValueError, match="1 samples, but 2 lists"):
         score_many(model, processor, [asked("what?", 0)], [["a"], ["b"]])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kit import CLIP, LLAMA, MISTRAL, QWEN2, QWEN3, SIGLIP, alone, grow, picture, plain, talk
-from sightling.data.sample import Sample
+from sightling.data.sample import Picture, Sample
 from sightling.errors import UserError
 from sightling.model import VisionLanguageModel, VisionLanguageProcessor
 from sightling.model.mask import TRUNK
@@ -222,9 +222,17 @@ def test_rows_hold_every_document_once_and_are_never_too_full(lengths: list[int]
 
 def test_a_document_that_is_too_long_has_its_own_row_and_the_check_tells_both_numbers() -> None:
     assert fill_rows([3, 12, 4, 3], 10) == [[1], [2, 0, 3]]
-    check_length(10, 10, "it")
+    _, processor = plain()
+
+    def of(length: int, *pictures: Picture) -> Document:
+        return Document([1] * length, [1] * length, [*range(length)], [0] * length, pictures, 1)
+
+    check_length(of(10), 10, "it", processor)
     with pytest.raises(UserError, match=r"^it needs 11 tokens, but max_length is 10; raise max_length or shorten it$"):
-        check_length(11, 10, "it")
+        check_length(of(11), 10, "it", processor)
+    told = "its 2 pictures need 16 visual tokens each, 32 in all, and beside the 8 other tokens there is room for 22"
+    with pytest.raises(UserError, match=rf"^it needs 40 tokens, but max_length is 30; {told}; raise max_length or"):
+        check_length(of(40, picture(), picture()), 30, "it", processor)
 
 
 def test_rows_are_filled_with_documents_in_order_and_padded() -> None:

@@ -73,7 +73,7 @@ def answer_all(
     rows = []
     for index, sample in enumerate(samples):
         prompt = encode_prompt(processor, sample)
-        rows.append(_Row(index, prompt, room(model, len(prompt.input_ids), max_new_tokens)))
+        rows.append(_Row(index, prompt, room(model, processor, prompt, max_new_tokens)))
     answers = [""] * len(rows)
     done = 0
     with torch.inference_mode(), at_rest(model):

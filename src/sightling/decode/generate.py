@@ -69,7 +69,7 @@ def generate(
     """
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
     prompt = encode_prompt(processor, sample)
-    budget = room(model, len(prompt.input_ids), max_new_tokens)
+    budget = room(model, processor, prompt, max_new_tokens)
     trace = trace if trace is not None else Trace()
     memory = memory if memory is not None else Memory()
     keys = [picture.key() for picture in prompt.pictures]

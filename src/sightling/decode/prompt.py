@@ -11,6 +11,7 @@ from sightling.data.sample import Sample
 from sightling.errors import UserError
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import Encoded, VisionLanguageProcessor
+from sightling.model.room import pictures_told
 
 
 class ContextFull(UserError):
@@ -59,11 +60,13 @@ def context_limit(model: VisionLanguageModel) -> int | None:
     return int(limit) if limit else None
 
 
-def room(model: VisionLanguageModel, prompt_tokens: int, max_new_tokens: int) -> int:
+def room(
+    model: VisionLanguageModel, processor: VisionLanguageProcessor, prompt: Encoded, max_new_tokens: int
+) -> int:
     """How many new tokens, ``max_new_tokens`` at most, fit behind a prompt.
 
     Raises:
-        ContextFull: none does.
+        ContextFull: none does; what each picture needs, and what there is room for, are told.
         UserError: ``max_new_tokens`` is below 1.
     """
     if max_new_tokens < 1:
@@ -71,12 +74,15 @@ def room(model: VisionLanguageModel, prompt_tokens: int, max_new_tokens: int) ->
     limit = context_limit(model)
     if limit is None:
         return max_new_tokens
-    if prompt_tokens >= limit:
+    length = len(prompt.input_ids)
+    if length >= limit:
+        # An answer has one token at least.
+        pictures = pictures_told(processor, prompt.pictures, length, limit - 1)
         raise ContextFull(
-            f"the conversation holds {prompt_tokens:,} tokens, visual ones included, and leaves no room for an "
-            f"answer: the model's context is {limit:,} tokens"
+            f"the conversation holds {length:,} tokens, visual ones included, and leaves no room for an answer: the "
+            f"model's context is {limit:,} tokens{pictures}"
         )
-    return min(max_new_tokens, limit - prompt_tokens)
+    return min(max_new_tokens, limit - length)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from sightling.errors import UserError
 from sightling.evaluate.tree import TokenTree, collate
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import VisionLanguageProcessor
+from sightling.model.room import pictures_told
 from sightling.model.spatial import Position
 
 NODES = 512
@@ -125,7 +126,7 @@ def _sequences(
         if limit is not None and len(ids) > limit:
             raise UserError(
                 f"the question and the answer {answer[:40]!r} need {len(ids):,} tokens, visual ones included; "
-                f"the model's context is {limit:,} tokens"
+                f"the model's context is {limit:,} tokens{pictures_told(processor, prompt.pictures, len(ids), limit)}"
             )
         behind = range(prompt.end, prompt.end + len(ids) - len(prompt.input_ids))
         places = None if prompt.places is None else (*prompt.places, *((number, number, number) for number in behind))

@@ -20,7 +20,8 @@ from sightling.data.sample import Picture
 from sightling.errors import UserError
 from sightling.model.mask import TRUNK
 from sightling.model.modeling import IGNORED
-from sightling.model.processor import Encoded
+from sightling.model.processor import Encoded, VisionLanguageProcessor
+from sightling.model.room import pictures_told
 from sightling.model.spatial import Position, position_ids
 
 
@@ -133,11 +134,15 @@ def collate_rows(documents: Sequence[Document], rows: Sequence[Sequence[int]], p
     return batch
 
 
-def check_length(length: int, limit: int, where: str) -> None:
+def check_length(whole: Document, limit: int, where: str, processor: VisionLanguageProcessor) -> None:
     """Refuse a document that no row can hold; cutting it could cut inside a picture.
 
     Raises:
-        UserError: with both numbers.
+        UserError: with both numbers, what each picture needs, and what there is room for.
     """
+    length = len(whole)
     if length > limit:
-        raise UserError(f"{where} needs {length} tokens, but max_length is {limit}; raise max_length or shorten it")
+        pictures = pictures_told(processor, whole.pictures, length, limit)
+        raise UserError(
+            f"{where} needs {length} tokens, but max_length is {limit}{pictures}; raise max_length or shorten it"
+        )

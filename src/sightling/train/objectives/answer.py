@@ -75,7 +75,7 @@ class Groups(Dataset[Any]):
         items: list[Item] = []
         for group in _together(encoded, self.options.share, self.options.max_length):
             whole = document(group)
-            check_length(len(whole), self.options.max_length, f"a sample of group {index}")
+            check_length(whole, self.options.max_length, f"a sample of group {index}", self.processor)
             for picture in whole.pictures:
                 if id(picture) not in known:
                     known[id(picture)] = self.processor.inputs(picture)
