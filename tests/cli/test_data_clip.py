@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sightling import cli
 from sightling.data.series import ClipOptions
 from sightling.sight.video import read_video
+from sightling.world.film import write_video
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[object, str, str]:
@@ -34,6 +37,8 @@ def test_a_clip_is_written_with_its_question(capsys: pytest.CaptureFixture[str],
         (("--family", "evnt"), "clip.families: there is no question family 'evnt'; did you mean 'event'?"),
         (("--language", "fr"), "clip.languages: there is no language 'fr'"),
         (("--seconds", "0"), "0.0 seconds at 8 pictures a second make no video"),
+        (("--seconds", "nan"), "nan seconds at 8 pictures a second make no video"),
+        (("--seconds", "1e9"), "1000000000.0 seconds at 8 pictures a second make no video; it has 1 to 20,000"),
     ],
 )
 def test_wrong_options_are_one_sentence(
@@ -42,6 +47,19 @@ def test_wrong_options_are_one_sentence(
     code, out, err = outcome(capsys, tmp_path / "clip.mp4", *arguments)
     assert (code, out) == (2, "")
     assert told in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clip_that_is_stopped_halfway_leaves_an_older_one_as_it_was(tmp_path: Path) -> None:
+    def pictures() -> Iterator[Image.Image]:
+        yield Image.new("RGB", (32, 32))
+        raise KeyboardInterrupt
+
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"older")
+    with pytest.raises(KeyboardInterrupt):
+        write_video(pictures(), path)
+    assert [one.name for one in tmp_path.iterdir()] == ["clip.mp4"] and path.read_bytes() == b"older"
 
 
 def test_a_folder_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 import kit
 import sightling
 from sightling import cli
+from sightling.errors import UserError
+from sightling.interop import writing
 from sightling.loading import quiet
 
 
@@ -64,3 +67,30 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         code, _, err = outcome(capsys, "export", *argv)
         assert code == 2 and message in err and err.count("\n") == 1, (message, err)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("layout", [None, "llava", "minimind_v"])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_export_that_is_stopped_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str | None, stop: BaseException
+) -> None:
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "tie_word_embeddings": True}
+    told: dict[str, object] = {"encoder": {**kit.CLIP, "layer": -2}, "connector": {"type": "mlp", "depth": 2}}
+    if layout == "minimind_v":
+        told = {"language_model": {**kit.QWEN3, **rope}, "connector": {"type": "mlp", "depth": 2, "norm": True}}
+    model, processor = kit.grow(**told)
+
+    def stopped(*args: object, **kwargs: object) -> None:
+        # Something is written before it goes wrong.
+        for path in args:
+            if isinstance(path, Path):
+                (path / "half" if path.is_dir() else path).write_bytes(b"half")
+        raise stop
+
+    late = {None: (type(processor), "save_pretrained"), "llava": (writing, "store"), "minimind_v": (torch, "save")}
+    monkeypatch.setattr(*late[layout], stopped)
+    expected = KeyboardInterrupt if isinstance(stop, KeyboardInterrupt) else UserError
+    with pytest.raises(expected) as end, quiet():
+        sightling.save(model, processor, tmp_path / "out", layout=layout)
+    assert end.value is stop or "the disk is full" in str(end.value) or "No space left" in str(end.value)
+    assert list(tmp_path.iterdir()) == []

@@ -324,15 +324,24 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write(model: VisionLanguageModel, file: str | os.PathLike[str]) -> None:
-    """The language model and the connector of our model as a MiniMind-V file; the tower stays outside.
+    """The language model and the connector of our model as a MiniMind-V file, whole or not at all; without the tower.
 
     Raises:
-        UserError: a part or an option that the file cannot hold, by its name, or a file that is there already.
+        UserError: a part or an option that the file cannot hold, by its name, a file that is there already, or a disk
+            that cannot be written.
     """
     path = Path(file)
     if path.exists():
         raise UserError(f"{path} is there already; give another name")
     state = {key: value.detach().cpu() for key, value in model.state_dict().items() if not key.startswith("encoder.")}
     made = table(model.config).write(state, {})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({key: value.contiguous() for key, value in made.items()}, path)
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({key: value.contiguous() for key, value in made.items()}, aside)
+        aside.replace(path)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be written: {reason}") from None
+    finally:
+        aside.unlink(missing_ok=True)

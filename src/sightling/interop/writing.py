@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sightling.interop.keys import Table
 from sightling.interop.weights import store
 from sightling.model import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
 from sightling.model.templates import TEMPLATES
+from sightling.train.checkpoint import write_whole
 
 TOKENIZER = "tokenizer_config.json"
 """What a layout adds to what the tokenizer itself writes there."""
@@ -29,7 +30,7 @@ def save(
     folder: str | os.PathLike[str],
     layout: str | None = None,
 ) -> None:
-    """Save a model and its processor: as our own, or in a foreign layout.
+    """Save a model and its processor, whole or not at all: as our own, or in a foreign layout.
 
     A model that was read from that layout gets back what its files said beside, with every weight under the name
     that it had there.
@@ -41,10 +42,11 @@ def save(
         layout: a layout's name; without it, our own.
 
     Raises:
-        UserError: an unknown layout, a part or an option that the layout cannot hold (by its name), or a folder that
-            holds something already.
+        UserError: an unknown layout, a part or an option that the layout cannot hold (by its name), a folder that
+            holds something already, or a disk that cannot be written.
     """
-    target = Path(folder)
+    # Absolute, so that what is written aside has a name even for the folder one stands in.
+    target = Path(folder).absolute()
     check_target(target, layout)
     if layout is not None and processor.experts:
         raise UserError(f"the layout {layout!r} cannot hold model.experts: nobody would say what is in a picture")
@@ -52,8 +54,7 @@ def save(
         import_module(f"sightling.interop.{layout}").write(model, target)
         return
     if layout is None:
-        model.save_pretrained(target)
-        processor.save_pretrained(target)
+        _whole(target, lambda at: _write_ours(model, processor, at))
         return
     known = layout_named(layout)
     config, files = described(known, model.config, processor)
@@ -61,14 +62,30 @@ def save(
     for key in ("dtype", "torch_dtype"):
         if key in config:
             config[key] = str(model.dtype).removeprefix("torch.")
-    target.mkdir(parents=True, exist_ok=True)
-    processor.tokenizer.save_pretrained(target)
-    for name, told in {CONFIG: config, **files, **_generation(model, files)}.items():
-        if name == TOKENIZER:
-            told = _over(json.loads((target / name).read_text(encoding="utf-8")), told)
-        text = told["text"] if name in TEXTS else json.dumps(told, indent=2, ensure_ascii=False) + "\n"
-        (target / name).write_text(text, encoding="utf-8")
-    store(tensors, target)
+
+    def write(at: Path) -> None:
+        processor.tokenizer.save_pretrained(at)
+        for name, told in {CONFIG: config, **files, **_generation(model, files)}.items():
+            if name == TOKENIZER:
+                told = _over(json.loads((at / name).read_text(encoding="utf-8")), told)
+            text = told["text"] if name in TEXTS else json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+            (at / name).write_text(text, encoding="utf-8")
+        store(tensors, at)
+
+    _whole(target, write)
+
+
+def _whole(target: Path, write: Callable[[Path], None]) -> None:
+    """Nothing but files is written, so whatever the system refuses is a matter of where they go."""
+    try:
+        write_whole(target, write, "the model")
+    except OSError as error:
+        raise UserError(f"the model could not be written to {target}: {error.strerror or error}") from None
+
+
+def _write_ours(model: VisionLanguageModel, processor: VisionLanguageProcessor, folder: Path) -> None:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def check_target(target: Path, layout: str | None) -> None:
