@@ -251,3 +251,11 @@ def test_the_total_is_the_plan_s(saved_model: Path, png: Path) -> None:
     found = inspect_model(processor, Picture(path=png), "red?")
     assert found.total == processor.image_processor.count(48, 40) == 4
     assert found.prompt is not None and sum(len(piece.ids) for piece in found.prompt) == found.text_tokens + 4
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (20_000, 100), (1, 1)])
+@pytest.mark.parametrize("fit", ["stretch", "letterbox", "pad", "crop", "shortest"])
+def test_a_very_long_picture_is_drawn_whatever_is_cut_off(size: tuple[int, int], fit: str) -> None:
+    image = Image.new("RGB", size, (200, 10, 10))
+    plan = Single.model_validate({"fit": fit}).plan(*size, 64, 8)
+    assert draw_plan(image, plan, [64], "title", []).image.width > 200

@@ -69,6 +69,57 @@ def test_transparency_lies_over_white(mode: str, color: object, expected: tuple[
     assert Picture(image=Image.new(mode, (3, 3), color)).load().getpixel((1, 1)) == expected
 
 
+@pytest.mark.parametrize(
+    ("mode", "kind", "value", "told", "expected"),
+    [
+        ("CMYK", "JPEG", (0, 255, 255, 0), {"quality": 100}, (254, 0, 0)),
+        ("CMYK", "TIFF", (0, 255, 255, 0), {}, (255, 0, 0)),
+        ("P", "PNG", 0, {}, (9, 8, 7)),
+        ("P", "PNG", 0, {"transparency": 0}, (255, 255, 255)),
+        ("P", "PNG", 0, {"transparency": bytes([0, 255])}, (255, 255, 255)),
+        ("P", "GIF", 0, {"transparency": 0}, (255, 255, 255)),
+        ("L", "PNG", 70, {"transparency": 70}, (255, 255, 255)),
+        ("1", "PNG", 0, {"transparency": 0}, (255, 255, 255)),
+        ("1", "TIFF", 0, {}, (0, 0, 0)),
+        ("I;16", "PNG", 257 * 70, {"transparency": 257 * 70}, (255, 255, 255)),
+        ("I;16", "PNG", 257 * 70, {"transparency": 5}, (70, 70, 70)),
+        ("YCbCr", "JPEG", (70, 128, 128), {}, (70, 70, 70)),
+        ("LAB", "TIFF", (255, 128, 128), {}, None),
+    ],
+)
+def test_every_kind_of_pixel_is_shown_as_a_viewer_shows_it_or_refused(
+    mode: str, kind: str, value: object, told: dict[str, object], expected: tuple[int, int, int] | None
+) -> None:
+    image, buffer = Image.new(mode, (9, 8), value), io.BytesIO()
+    if mode == "P":
+        image.putpalette([9, 8, 7, 1, 2, 3])
+    image.save(buffer, kind, **told)
+    try:
+        shown = open_picture(io.BytesIO(buffer.getvalue()), "it")
+    except UserError as error:
+        assert expected is None and "\n" not in str(error)
+        return
+    assert shown.mode == "RGB" and shown.size == (9, 8)
+    if expected is not None:
+        assert max(abs(one - other) for one, other in zip(shown.getpixel((4, 4)), expected)) <= 1
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+def test_of_several_frames_the_first_is_the_picture(kind: str) -> None:
+    frames, buffer = [Image.new("RGB", (16, 16), (0, 0, 90 * number)) for number in range(3)], io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    assert max(open_picture(io.BytesIO(buffer.getvalue()), "it").getpixel((8, 8))) <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_planned_upright(orientation: int) -> None:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.new("RGB", (90, 30)).save(buffer, "JPEG", exif=exif)
+    shown = Picture(data=buffer.getvalue())
+    assert shown.size() == shown.load().size == ((30, 90) if orientation > 4 else (90, 30))
+
+
 def test_a_transparent_colour_of_rgb_lies_over_white() -> None:
     data = encoded((2, 2), (9, 8, 7), "PNG", transparency=(9, 8, 7))
     assert open_picture(io.BytesIO(data), "it").getpixel((0, 0)) == (255, 255, 255)

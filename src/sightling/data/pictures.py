@@ -121,13 +121,19 @@ def open_picture(source: Path | IO[bytes], name: str, ground: tuple[int, int, in
 
 def to_rgb(image: Image.Image, ground: tuple[int, int, int] = WHITE) -> Image.Image:
     """Any mode to RGB: transparency over ``ground``, 16-bit scaled to 8."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float32)
+        shown = _to_8_bit(values, image.mode).convert("RGB")
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            # Pillow would cut such values off at 255 on the way to RGBA, which makes all of the picture white.
+            shown.paste(ground, mask=Image.fromarray((values == clear).astype(np.uint8) * 255))
+        return shown
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layered = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layered.size, (*ground, 255)), layered).convert("RGB")
     if image.mode == "RGB":
         return image.copy()
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _to_8_bit(np.asarray(image, dtype=np.float32), image.mode).convert("RGB")
     return image.convert("RGB")
 
 

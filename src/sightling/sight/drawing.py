@@ -197,6 +197,8 @@ def _original(picture: Image.Image, plan: Plan) -> Image.Image:
     crop = (max(0, left), max(0, top), min(picture.width, right), min(picture.height, bottom))
     if crop != (0, 0, *picture.size):
         left, top, right, bottom = (round(edge * scale) for edge in crop)
+        # Of a very long picture so little may be kept that it would be less than a pixel here.
+        right, bottom = max(right, left + 1), max(bottom, top + 1)
         kept = small.crop((left, top, right, bottom))
         small = Image.blend(small, Image.new("RGB", size, PAPER), 0.7)
         small.paste(kept, (left, top))

@@ -238,6 +238,8 @@ def load_study(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Study
             content, source = Path(text).read_text(encoding="utf-8"), text
         except UnicodeDecodeError:
             raise UserError(f"study file {text} is not a text file in UTF-8") from None
+        except OSError as error:
+            raise UserError(f"study file {text} cannot be read: {error.strerror}") from None
     else:
         known = packaged_studies()
         if text not in known:

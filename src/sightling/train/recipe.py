@@ -270,6 +270,8 @@ def read_recipe(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
             content = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise UserError(f"recipe file {text} is not a text file in UTF-8") from None
+        except OSError as error:
+            raise UserError(f"recipe file {text} cannot be read: {error.strerror}") from None
         return _section(parse_yaml(content, text), text), text
     known = packaged()
     if text not in known:
