@@ -70,6 +70,9 @@ PROMPTS = {
     "minicpm-v": (
         f"{HELPFUL}<|im_start|>user\n<image_id>0</image_id>{'<unk>' * FEW}\nred?<|im_end|>\n<|im_start|>assistant\n"
     ),
+    "minicpm-v-4.6": (
+        f"<|im_start|>user\n<image_id>0</image_id>{PAD}\nred?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    ),
     "qwen-vl": (
         f"{HELPFUL}<|im_start|>user\nPicture 1: <img>{'<imgpad>' * FEW}</img>\nred?<|im_end|>\n<|im_start|>assistant\n"
     ),
@@ -143,6 +146,10 @@ TALKS = {
     "minicpm-v": (
         f"{HELPFUL}<|im_start|>user\n<image_id>0</image_id>{'<unk>' * FEW}\nred?{IM}assistant\nno{IM}user\n"
         f"<image_id>1</image_id>{'<unk>' * FEW}\nblue?{IM}assistant\nyes<|im_end|>"
+    ),
+    "minicpm-v-4.6": (
+        f"<|im_start|>user\n<image_id>0</image_id>{PAD}\nred?{IM}assistant\nno{IM}user\n<image_id>1</image_id>{PAD}\n"
+        f"blue?{IM}assistant\n<think>\n\n</think>\n\nyes<|im_end|>"
     ),
     "qwen-vl": (
         f"{HELPFUL}<|im_start|>user\nPicture 1: <img>{'<imgpad>' * FEW}</img>\nred?{IM}assistant\nno{IM}user\n"
@@ -221,6 +228,7 @@ SYSTEMS = {
     "internvl2": "<s><|im_start|>system\nBe brief.<|im_end|><|im_start|>user\nred?<|im_end|><|im_start|>assistant\n",
     "internvl": f"<|im_start|>system\nBe brief.{IM}user\nred?{IM}assistant\n",
     "minicpm-v": f"<|im_start|>system\nBe brief.{IM}user\nred?{IM}assistant\n",
+    "minicpm-v-4.6": f"<|im_start|>system\nBe brief.{IM}user\nred?{IM}assistant\n<think>\n\n</think>\n\n",
     "qwen-vl": f"<|im_start|>system\nBe brief.{IM}user\nred?{IM}assistant\n",
     "qwen2-vl": f"<|im_start|>system\nBe brief.{IM}user\nred?{IM}assistant\n",
     "qwen3-vl": f"<|im_start|>system\nBe brief.{IM}user\nred?{IM}assistant\n",

@@ -58,7 +58,7 @@ def train_bpe(
     )
     # Every prompt holds what opens a turn, and many a system message; spelt in letters they would cost more than a
     # short answer.
-    told = [*template.opens.values(), template.begin, template.system or ""]
+    told = [*template.opens.values(), template.opening, template.begin, template.system or ""]
     opens = [words for opening in told if (words := _plain(opening, template.control))]
     tokenizer.train_from_iterator(chain(opens * ROLE_REPEATS, texts), trainer)
     return wrap(tokenizer, template)

@@ -22,6 +22,7 @@ class Template:
         control: every control token; text that a user writes never becomes one of them.
         opens: what stands before a turn of each role. The assistant's is the generation prompt.
         closes: what stands after a turn of each role.
+        opening: what opens the assistant's last turn instead, and is the generation prompt.
         stop: what ends an answer: a control token, or text that the vocabulary has as one token. Where it stands in
             the assistant's close, the model writes what is before it and itself; both are supervised.
         before_image: what stands before a picture's placeholders; ``{n}`` becomes the picture's number.
@@ -52,6 +53,7 @@ class Template:
     opens: Mapping[str, str]
     closes: Mapping[str, str]
     stop: str
+    opening: str = ""
     before_image: str = ""
     after_image: str = ""
     image: str = IMAGE
@@ -77,6 +79,10 @@ class Template:
     def eos(self) -> str:
         """The end token that a tokenizer is given: the stop where it is a control token, what fills a row elsewhere."""
         return self.stop if self.stop in self.control else self.pad
+
+    def open(self, role: str, last: bool) -> str:
+        """What stands before a turn; before the last turn of an assistant, the generation prompt."""
+        return self.opening if self.opening and last and role == "assistant" else self.opens[role]
 
     def close(self, role: str, last: bool) -> str:
         """What stands after a turn."""

@@ -35,7 +35,7 @@ def jinja(form: Template) -> str:
     return (
         text + "{%- else -%}"
         "{{- raise_exception('there is no role ' + message['role']) -}}{%- endif -%}{%- endfor -%}"
-        "{%- if add_generation_prompt -%}" + say(form.opens["assistant"]) + "{%- endif -%}"
+        "{%- if add_generation_prompt -%}" + say(form.open("assistant", last=True)) + "{%- endif -%}"
     )
 
 
@@ -148,7 +148,9 @@ def _turn(form: Template, role: str) -> str:
             return "{%- set state.held = " + around[0] + " + " + call + " + " + around[1] + " -%}"
         if role == "user" and form.system_inside:
             words = "{{- state.held -}}{%- set state.held = '' -%}" + words
-    close = say(form.closes[role])
+    opening, close = say(form.opens[role]), say(form.closes[role])
+    if form.open(role, last=True) != form.opens[role]:
+        opening = when("loop.last", say(form.open(role, last=True)), opening)
     if role in form.last:
         close = when("loop.last", say(form.last[role]), close)
-    return say(form.opens[role]) + words + close
+    return opening + words + close

@@ -101,7 +101,7 @@ class _Script:
                 f"the chat template {form.name!r} writes the system's words into a user turn; there is none"
             )
         if self.prompt_only:
-            yield Said(form.opens["assistant"])
+            yield Said(form.open("assistant", last=True))
 
     def _begin(self) -> Iterator[Step]:
         if self.begin:
@@ -110,7 +110,7 @@ class _Script:
 
     def _turn(self, index: int, turn: Turn) -> Iterator[Step]:
         form, last = self.form, index == len(self.turns) - 1
-        yield Said(form.opens[turn.role])
+        yield Said(form.open(turn.role, last))
         if turn.role == "user":
             yield from self.held
             self.held = []

@@ -4,7 +4,7 @@ With ``deepstack`` further mergers pass on features of inner layers, which the l
 
 Source of the method: Qwen2-VL (Wang et al. 2024, arXiv:2409.12191) with LayerNorm, Qwen2.5-VL (Bai et al. 2025,
 arXiv:2502.13923) with RMSNorm, and Qwen3-VL (2025), which keeps LayerNorm on each feature in its merger and norms the
-joined square in the mergers of its deeper layers.
+joined square in the mergers of its deeper layers. With ``norm_joined`` it is MiniCPM-V 4.6's, too.
 """
 
 from __future__ import annotations

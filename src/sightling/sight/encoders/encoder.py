@@ -94,6 +94,11 @@ def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -
     for layer in options.layers:
         if not -layers - 1 <= layer <= layers:
             raise UserError(f"{where}.layer = {layer}, but the tower's layers are counted from 0 to {layers}")
+        first = kind.earliest(config)
+        if (layer if layer >= -1 else layers + 1 + layer) in range(first):
+            raise UserError(
+                f"{where}.layer = {layer}, but the tower merges patches behind it; {first} is the first that can go on"
+            )
     if options.keep_cls and not kind.before(config):
         raise UserError(f"{where}.keep_cls is true, but a {config.model_type} has no CLS token")
     if options.positions == "bucketed" and not kind.buckets:

@@ -7,7 +7,7 @@ among them), ``D`` width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -104,8 +104,12 @@ class Tower(ABC):
         """How many layers there are."""
         return int(config.num_hidden_layers)
 
+    def earliest(self, config: Any) -> int:
+        """The first layer whose features can go on; those of layers before it are of another grid."""
+        return 0
+
     def patch_size(self, config: Any) -> int:
-        """Side of a patch in pixels."""
+        """Side in pixels of a patch; of the square of them that becomes one feature, where a tower merges them."""
         return _one(config.patch_size, "patch_size")
 
     def image_size(self, config: Any) -> int:
@@ -194,16 +198,28 @@ def _one(value: Any, key: str) -> int:
     return sides.pop()
 
 
-def buckets(rows: int, columns: int, side: int) -> Tensor:
+def multiples(count: int) -> Tensor:
+    """How far along a side of ``count`` patches each begins, as transformers' Idefics2 reckons it, in float32."""
+    return (torch.arange(count, dtype=torch.float32) * (1.0 / torch.tensor(count))).clamp(max=ALMOST)
+
+
+def quotients(count: int) -> Tensor:
+    """The same as MiniCPM-V 4.6 reckons it."""
+    return torch.arange(count) / count
+
+
+def buckets(
+    rows: int, columns: int, side: int, fractions: Callable[[int], Tensor] = multiples
+) -> Tensor:
     """For each patch of a grid, row by row, the number of its place on a ``side`` x ``side`` grid: ids_P.
 
     Source of the method: Dehghani et al. 2023, "Patch n' Pack" (NaViT), as Idefics2 and MiniCPM-V use it: a
-    fraction of the side falls into one of ``side`` equal buckets, in float32.
+    fraction of the side falls into one of ``side`` equal buckets. ``fractions`` gives those of a side's patches; the
+    models reckon them in ways that differ in the last bit, and so, where a fraction lies on a bound, in the bucket.
     """
     bounds = torch.arange(1 / side, 1.0, 1 / side)
 
     def along(count: int) -> Tensor:
-        places = torch.arange(count, dtype=torch.float32) * (1.0 / torch.tensor(count))
-        return torch.bucketize(places.clamp(max=ALMOST), bounds, right=True)
+        return torch.bucketize(fractions(count), bounds, right=True)
 
     return (along(rows)[:, None] * side + along(columns)).flatten()

@@ -19,7 +19,8 @@ class Adaptive(Tiling):
     Of the grids of about as many slices as such squares would cover the picture, the one is taken whose columns /
     rows is nearest to width / height, as logarithms. Overview and slices keep the aspect ratio at about ``scale`` x
     ``scale`` pixels. ``scale`` is the encoder's image size unless it is given. Sides are rounded, halves to even,
-    to multiples of ``merge`` patches: 1 as MiniCPM-V 2.6 does, 4 as MiniCPM-V 4.6 (2 in its finer mode).
+    to multiples of ``merge`` patches: 1 as MiniCPM-V 2.6 does, 2 as MiniCPM-V 4.6, whose encoder makes a feature of
+    2 x 2 patches (or of one, in its finer mode).
     """
 
     max_slices: int = Field(default=9, ge=1, le=256)
