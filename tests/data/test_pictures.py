@@ -44,6 +44,10 @@ def test_exif_orientation_is_applied_and_the_size_says_so(kind: str, orientation
     shown = open_picture(io.BytesIO(buffer.getvalue()), "it")
     assert np.array_equal(np.asarray(shown), np.asarray(quarters()))
     assert picture_size(io.BytesIO(buffer.getvalue()), "it") == (16, 8)
+    # The same handed over in memory, and what was turned is not turned again.
+    for held in (Picture(image=Image.open(io.BytesIO(buffer.getvalue()))), Picture(image=shown)):
+        assert held.size() == (16, 8)
+        assert np.array_equal(np.asarray(held.load()), np.asarray(quarters()))
 
 
 def test_the_size_of_a_png_is_read_without_its_pixels() -> None:

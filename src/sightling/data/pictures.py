@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sightling.errors import UserError
 
@@ -116,7 +116,17 @@ def open_picture(source: Path | IO[bytes], name: str, ground: tuple[int, int, in
             flat = to_rgb(image, ground)
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise UserError(f"picture {name} is corrupt: {error}") from None
+    # What the file says of its pixels has been done to them; left there it would be done again.
+    flat.info.clear()
     return flat.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else flat
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture in memory as a viewer shows it: what is left of its EXIF rotation is applied, and then gone.
+
+    An image that Pillow opened keeps its file's EXIF data; one that needs no turn is returned as it is.
+    """
+    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
 
 
 def to_rgb(image: Image.Image, ground: tuple[int, int, int] = WHITE) -> Image.Image:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from sightling.data.pictures import WHITE, open_picture, picture_size, to_rgb
+from sightling.data.pictures import WHITE, open_picture, picture_size, to_rgb, upright
 from sightling.errors import UserError
 
 Role = Literal["system", "user", "assistant"]
@@ -55,6 +55,8 @@ class Picture:
         given = sum(part is not None for part in (self.path, self.data, self.image))
         if given != 1:
             raise ValueError(f"a picture needs exactly one of path, data, image; {given} were given")
+        if self.image is not None:
+            object.__setattr__(self, "image", upright(self.image))
 
     @property
     def name(self) -> str:
