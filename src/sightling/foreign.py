@@ -13,6 +13,7 @@ from typing import Any
 
 LAYOUTS: dict[str, str] = {
     "blip-2": "blip_2",
+    "instructblip": "instructblip",
     "internvl": "internvl",
     "llava": "llava",
     "llava_next": "llava_next",

@@ -62,6 +62,8 @@ PROMPTS = {
     "llava-onevision-hf": f"<|im_start|>user {IMG}\nred?<|im_end|><|im_start|>assistant\n",
     "blip-2": f"{IMG}</s>Question: red? Answer:",
     "blip-2-caption": f"{IMG}</s>",
+    "instructblip": f"{IMG}</s>red?",
+    "instructblip-llama": f"{IMG}<s>red?",
     "minigpt-4": f"{GIVE}Human: <Img>{IMG}</Img> red?###Assistant:",
     "minigpt-4-train": f"<s>###Human: <Img>{IMG}</Img> red? ###Assistant: ",
     "minigpt-v2": f"<s>[INST] <Img>{IMG}</Img> red? [/INST]",
@@ -128,6 +130,8 @@ TALKS = {
     ),
     "blip-2": f"{IMG}</s>Question: red? Answer: no. {IMG}Question: blue? Answer: yes\n",
     "blip-2-caption": f"{IMG}</s>no\n{IMG}yes\n",
+    "instructblip": f"{IMG}</s>red? no</s>{IMG}blue? yes</s>",
+    "instructblip-llama": f"{IMG}<s>red? no</s>{IMG}blue? yes</s>",
     "minigpt-4": (
         f"{GIVE}Human: <Img>{IMG}</Img> red?###Assistant: no###Human: <Img>{IMG}</Img> blue?###Assistant: yes###"
     ),

@@ -21,7 +21,7 @@ from sightling.data.sample import Picture, Sample
 from sightling.decode.cache import is_plain, new_cache
 from sightling.decode.prompt import at_rest, encode_prompt, forbidden_ids, room, stop_ids
 from sightling.decode.sampling import check_finite
-from sightling.decode.visual import encode_pictures, in_row_order
+from sightling.decode.visual import Seen, encode_pictures, in_row_order, visual_tokens
 from sightling.errors import UserError
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import Encoded, VisionLanguageProcessor
@@ -31,8 +31,8 @@ Progress = Callable[[int, int], None]
 """Called with (samples answered, samples in all) after each batch."""
 
 
-_Trunk = tuple[tuple[int, ...], tuple[int, ...]]
-"""What rows may share: the identities of their pictures, and the tokens."""
+_Trunk = tuple[tuple[int, ...], tuple[tuple[int, ...], ...], tuple[int, ...]]
+"""What rows may share: the identities of their pictures, the words that these are read with, and the tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,16 @@ class _Row:
     budget: int
 
     @property
+    def shown(self) -> list[tuple[Picture, tuple[int, ...]]]:
+        """The prompt's pictures, each with the words that it is read with."""
+        return list(zip(self.prompt.pictures, self.prompt.words, strict=True))
+
+    @property
     def trunk(self) -> _Trunk:
         """What other rows may share: the pictures (the same objects) and the tokens around them."""
         first = self.prompt.pictures[: self.prompt.trunk_pictures]
-        return tuple(id(picture) for picture in first), self.prompt.input_ids[: self.prompt.trunk]
+        words = self.prompt.words[: self.prompt.trunk_pictures]
+        return tuple(id(picture) for picture in first), words, self.prompt.input_ids[: self.prompt.trunk]
 
 
 def answer_all(
@@ -104,20 +110,20 @@ def _batches(rows: Sequence[_Row], batch_size: int) -> Iterator[list[_Row]]:
 
 
 class _Features:
-    """Visual tokens by picture, kept from the first batch that needs them to the last."""
+    """What is seen by picture, kept from the first batch that needs it to the last."""
 
     def __init__(self, model: VisionLanguageModel, processor: VisionLanguageProcessor, rows: Sequence[_Row]) -> None:
         self._model = model
         self._processor = processor
         self._uses = Counter(id(picture) for row in rows for picture in row.prompt.pictures)
-        self._known: dict[int, Tensor] = {}
+        self._known: dict[int, Seen] = {}
 
     def need(self, batch: Sequence[_Row]) -> None:
         """Encode the pictures of a batch that are not known yet."""
         pictures = {id(picture): picture for row in batch for picture in row.prompt.pictures}
         fresh = [picture for key, picture in pictures.items() if key not in self._known]
-        for picture, tokens in zip(fresh, encode_pictures(self._model, self._processor, fresh)):
-            self._known[id(picture)] = tokens
+        for picture, seen in zip(fresh, encode_pictures(self._model, self._processor, fresh)):
+            self._known[id(picture)] = seen
 
     def release(self, batch: Sequence[_Row]) -> None:
         """Forget the pictures that no later row asks about."""
@@ -127,9 +133,10 @@ class _Features:
                 if not self._uses[id(picture)]:
                     del self._known[id(picture)]
 
-    def of(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        """The tokens_VD of each picture."""
-        return [self._known[id(picture)] for picture in pictures]
+    def of(self, shown: Sequence[tuple[Picture, tuple[int, ...]]]) -> list[Tensor]:
+        """The tokens_VD of each picture, with the words that it is read with."""
+        seen = [self._known[id(picture)] for picture, _ in shown]
+        return visual_tokens(self._model, seen, [words for _, words in shown])
 
 
 @dataclass
@@ -194,13 +201,13 @@ def _prefill(model: VisionLanguageModel, batch: Sequence[_Row], features: _Featu
     empty = torch.zeros(len(firsts or batch), 0, dtype=torch.bool, device=model.device)
     state = _State(cache, empty, torch.zeros(len(firsts or batch), dtype=torch.long, device=model.device))
     if shared:
-        opening = [tokens for row in firsts for tokens in features.of(row.prompt.pictures[: row.prompt.trunk_pictures])]
+        opening = features.of([one for row in firsts for one in row.shown[: row.prompt.trunk_pictures]])
         places = [row.prompt.places and row.prompt.places[: row.prompt.trunk] for row in firsts]
         _feed(model, state, [row.prompt.input_ids[: row.prompt.trunk] for row in firsts], opening, pad, places)
         state.select(torch.tensor([trunks[row.trunk] for row in batch], device=model.device))
     starts = [(row.prompt.trunk, row.prompt.trunk_pictures) if shared else (0, 0) for row in batch]
     rest = [row.prompt.input_ids[start:] for row, (start, _) in zip(batch, starts)]
-    pictures = [picture for row, (_, seen) in zip(batch, starts) for picture in row.prompt.pictures[seen:]]
+    pictures = [one for row, (_, seen) in zip(batch, starts) for one in row.shown[seen:]]
     places = [row.prompt.places and row.prompt.places[start:] for row, (start, _) in zip(batch, starts)]
     return state, _feed(model, state, rest, features.of(pictures), pad, places)
 

@@ -74,7 +74,7 @@ def generate(
     memory = memory if memory is not None else Memory()
     keys = [picture.key() for picture in prompt.pictures]
     with at_rest(model):
-        features = memory.visual_tokens(model, processor, prompt.pictures, keys)
+        features = memory.visual_tokens(model, processor, prompt, keys)
     trace.prompt_tokens = len(prompt.input_ids)
     trace.visual_tokens = sum(token == model.config.image_token_id for token in prompt.input_ids)
     chooser = Chooser(sampling, prompt.input_ids, forbidden_ids(model), model.device)

@@ -1,4 +1,4 @@
-"""What a conversation need not compute twice: visual tokens by picture, keys and values by prompt.
+"""What a conversation need not compute twice: what was seen by picture, keys and values by prompt.
 
 Legend: ``V`` visual tokens of a picture, ``T`` tokens, ``D`` width.
 """
@@ -14,19 +14,19 @@ from transformers.cache_utils import DynamicCache
 
 from sightling.data.sample import Picture
 from sightling.decode.cache import is_plain, new_cache, take_back
-from sightling.decode.visual import encode_pictures
+from sightling.decode.visual import Seen, encode_pictures, visual_tokens
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import Encoded, VisionLanguageProcessor
 
 Mark = Hashable
-"""A token id; at a placeholder, the content key of its picture."""
+"""A token id; at a placeholder, the content key of its picture and the words that it is read with."""
 
 
 class Memory:
-    """The visual tokens of recent pictures, and the cache of the last prompt with its answer.
+    """What was seen in recent pictures, and the cache of the last prompt with its answer.
 
-    Pictures are known by their content: the same picture opened again is not encoded again. A prompt that
-    begins as the last one did goes on from there.
+    Pictures are known by their content: the same picture opened again is not encoded again, not even where its tokens
+    depend on what is asked. A prompt that begins as the last one did goes on from there.
 
     Args:
         pictures: how many pictures are remembered; the one not used for longest is forgotten first.
@@ -34,13 +34,13 @@ class Memory:
 
     def __init__(self, pictures: int = 32) -> None:
         self._limit = pictures
-        self._tokens: OrderedDict[str, Tensor] = OrderedDict()
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
         self._cache: DynamicCache | None = None
         self._marks: list[Mark] = []
 
     def __len__(self) -> int:
         """How many pictures are remembered."""
-        return len(self._tokens)
+        return len(self._seen)
 
     def forget(self) -> None:
         """Forget the last prompt; pictures stay."""
@@ -51,23 +51,23 @@ class Memory:
         self,
         model: VisionLanguageModel,
         processor: VisionLanguageProcessor,
-        pictures: Sequence[Picture],
+        prompt: Encoded,
         keys: Sequence[str],
     ) -> list[Tensor]:
-        """The visual tokens_VD of each picture, encoded where its content key is not known.
+        """The visual tokens_VD of each of a prompt's pictures, encoded where its content key is not known.
 
         Raises:
             UserError: a picture is missing or corrupt.
         """
-        fresh = {key: picture for key, picture in zip(keys, pictures) if key not in self._tokens}
+        fresh = {key: picture for key, picture in zip(keys, prompt.pictures) if key not in self._seen}
         encoded = dict(zip(fresh, encode_pictures(model, processor, list(fresh.values()))))
-        found = [encoded[key] if key in encoded else self._tokens[key] for key in keys]
-        for key, tokens in zip(keys, found):
-            self._tokens[key] = tokens
-            self._tokens.move_to_end(key)
-        while len(self._tokens) > self._limit:
-            self._tokens.popitem(last=False)
-        return found
+        found = [encoded[key] if key in encoded else self._seen[key] for key in keys]
+        for key, seen in zip(keys, found):
+            self._seen[key] = seen
+            self._seen.move_to_end(key)
+        while len(self._seen) > self._limit:
+            self._seen.popitem(last=False)
+        return visual_tokens(model, found, prompt.words)
 
     def take(self, model: VisionLanguageModel, marks: Sequence[Mark]) -> tuple[DynamicCache, int]:
         """A cache that holds the prompt's beginning, and how many of its tokens; at least one is left to feed.
@@ -89,8 +89,8 @@ class Memory:
 
 
 def marks_of(processor: VisionLanguageProcessor, prompt: Encoded, keys: Sequence[str]) -> list[Mark]:
-    """The prompt's ids, with every placeholder replaced by its picture's content key."""
-    pairs = zip(keys, prompt.pictures)
+    """The prompt's ids, with every placeholder replaced by its picture's content key and words."""
+    pairs = zip(zip(keys, prompt.words), prompt.pictures)
     placed = iter([key for key, picture in pairs for _ in range(_placeholders(processor, picture))])
     return [next(placed) if token == processor.image_token_id else token for token in prompt.input_ids]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sightling.data.sample import Picture, Sample
 from sightling.decode.prompt import at_rest, context_limit, encode_prompt, forbidden_ids
-from sightling.decode.visual import encode_pictures, in_row_order
+from sightling.decode.visual import encode_pictures, in_row_order, visual_tokens
 from sightling.errors import UserError
 from sightling.evaluate.tree import TokenTree, collate
 from sightling.model.modeling import VisionLanguageModel
@@ -50,6 +50,7 @@ class _Sequence:
     shared: int
     pictures: tuple[Picture, ...]
     positions: Sequence[Position] | None = None
+    words: tuple[tuple[int, ...], ...] = ()
 
 
 def score_choices(
@@ -130,17 +131,18 @@ def _sequences(
             )
         behind = range(prompt.end, prompt.end + len(ids) - len(prompt.input_ids))
         places = None if prompt.places is None else (*prompt.places, *((number, number, number) for number in behind))
-        yield _Sequence(ids, len(prompt.input_ids), shared, prompt.pictures, places)
+        yield _Sequence(ids, len(prompt.input_ids), shared, prompt.pictures, places, prompt.words)
 
 
 def _trees(sequences: Iterable[_Sequence]) -> Iterator[TokenTree]:
     """Trees of the sequences in order; those about the same pictures share one while it has room.
 
-    All that stands before the end of the last picture must be the same too: a tree holds its pictures once.
+    All that stands before the end of the last picture must be the same too, and the words that pictures are read
+    with: a tree holds its pictures once.
     """
     growing: dict[tuple, TokenTree] = {}
     for number, sequence in enumerate(sequences):
-        key = (sequence.ids[: sequence.shared], *(id(picture) for picture in sequence.pictures))
+        key = (sequence.ids[: sequence.shared], sequence.words, *(id(picture) for picture in sequence.pictures))
         tree = growing.get(key)
         if tree is not None and len(tree) + tree.missing(sequence.ids) > NODES:
             yield growing.pop(key)
@@ -150,7 +152,7 @@ def _trees(sequences: Iterable[_Sequence]) -> Iterator[TokenTree]:
                 # Questions about one picture mostly come together; what waits for more only fills memory.
                 yield from growing.values()
                 growing.clear()
-            tree = growing[key] = TokenTree(sequence.pictures)
+            tree = growing[key] = TokenTree(sequence.pictures, words=sequence.words)
         tree.add(sequence.ids, sequence.start, number, sequence.positions)
     yield from growing.values()
 
@@ -209,7 +211,8 @@ def _judged(
     ids_BT, positions_BT, mask_B1TT = collate(batch, processor.pad_token_id, model.dtype)
     unique = {id(picture): picture for tree in batch for picture in tree.pictures}
     known = dict(zip(unique, encode_pictures(model, processor, list(unique.values()))))
-    features = in_row_order(known[id(picture)] for tree in batch for picture in tree.pictures)
+    seen = [known[id(picture)] for tree in batch for picture in tree.pictures]
+    features = in_row_order(visual_tokens(model, seen, [words for tree in batch for words in tree.words]))
     device = model.device
     hidden_BTD = model.decode(
         ids_BT.to(device),

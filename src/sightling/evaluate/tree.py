@@ -34,7 +34,8 @@ class Path:
 class TokenTree:
     """A tree of tokens and the paths whose ends are scored.
 
-    ``owners`` holds for each path whatever its maker wants to find it by.
+    ``owners`` holds for each path whatever its maker wants to find it by; ``words`` are those that each picture is
+    read with.
     """
 
     pictures: tuple[Picture, ...]
@@ -43,6 +44,7 @@ class TokenTree:
     positions: list[Position] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
+    words: tuple[tuple[int, ...], ...] = ()
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import Blip2Config, Blip2QFormerConfig, PreTrainedTokenizerFast
+from transformers import Blip2Config, Blip2QFormerConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sightling.errors import UserError
@@ -33,11 +33,27 @@ SIZES = {
 }
 """What transformers calls the Q-Former's sizes, and what we do."""
 
+TABLES = ("vocab_size", "max_position_embeddings")
+"""The sizes of its tables of words and places, where it reads any; called alike."""
+
 
 class Blip2(Layout):
-    """The tower's every feature behind its last norm, its CLS token among them, goes to the Q-Former."""
+    """The tower's every feature behind its last norm, its CLS token among them, goes to the Q-Former.
+
+    Attributes:
+        tower: what a recipe calls the tower, and what transformers does.
+        former: the Q-Former's configuration.
+        processor: transformers' class.
+        reads: whether the Q-Former reads the user's words.
+        templates: those that write its prompts, the usual one first.
+    """
 
     name, config_class, architecture = "blip_2", Blip2Config, "Blip2ForConditionalGeneration"
+    tower: tuple[str, str] = ("eva", "blip_2_vision_model")
+    former: type[PreTrainedConfig] = Blip2QFormerConfig
+    processor = "Blip2Processor"
+    reads = False
+    templates: tuple[str, ...] = ("blip-2",)
 
     def read_config(self, told: Any, folder: Folder) -> VisionLanguageConfig:
         """See the base class."""
@@ -52,12 +68,12 @@ class Blip2(Layout):
         if not isinstance(told.image_token_index, int):
             raise UserError(f"{where}: image_token_index is missing; it is the placeholder's number")
         vision, _ = tower_of(told.vision_config, where)
-        expect(vision, f"{where}: vision_config", model_type="blip_2_vision_model")
+        expect(vision, f"{where}: vision_config", model_type=self.tower[1])
         former = part_config(told.qformer_config, f"{where}: qformer_config")
         expect(
-            former, f"{where}: qformer_config", model_type="blip_2_qformer", hidden_act="gelu", layer_norm_eps=1e-12,
-            use_qformer_text_input=False, attention_probs_dropout_prob=former.hidden_dropout_prob,
-            intermediate_size=4 * former.hidden_size,
+            former, f"{where}: qformer_config", model_type=self.former.model_type, hidden_act="gelu",
+            layer_norm_eps=1e-12, use_qformer_text_input=False, intermediate_size=4 * former.hidden_size,
+            attention_probs_dropout_prob=former.hidden_dropout_prob,
         )  # fmt: skip
         return VisionLanguageConfig(
             vision_config=vision,
@@ -67,6 +83,7 @@ class Blip2(Layout):
                 "type": "qformer",
                 "queries": told.num_query_tokens,
                 **{ours: getattr(former, theirs) for theirs, ours in SIZES.items()},
+                **({"instruction": {key: getattr(former, key) for key in TABLES}} if self.reads else {}),
             },
             tiling=images.square_of(folder.images, vision.image_size, f"{folder}/{images.FILE}"),
             image_token_id=told.image_token_index,
@@ -77,10 +94,11 @@ class Blip2(Layout):
         options, _, layer = encoder_written(self.name, config)
         vision, text = part_config(config.vision_config, self.name), config.get_text_config()
         connector = config.connector_options()
-        if not isinstance(connector, QFormerOptions) or connector.instruction is not None:
-            raise self.refuse("connector", config.connector, "it takes a qformer that reads no instruction")
-        if vision.model_type != "blip_2_vision_model":
-            raise self.refuse("encoder.type", vision.model_type, "it takes an eva")
+        if not isinstance(connector, QFormerOptions) or connector.reads_text != self.reads:
+            wanted = f"it takes a qformer that reads {'an' if self.reads else 'no'} instruction"
+            raise self.refuse("connector", config.connector, wanted)
+        if vision.model_type != self.tower[1]:
+            raise self.refuse("encoder.type", vision.model_type, f"it takes an {self.tower[0]}")
         if not options.keep_cls:
             raise self.refuse("encoder.keep_cls", False, "its CLS token is among the features")
         if layer != -1:
@@ -88,8 +106,9 @@ class Blip2(Layout):
         if getattr(text, "word_embed_proj_dim", text.hidden_size) != text.hidden_size:
             raise self.refuse("word_embed_proj_dim", text.word_embed_proj_dim, f"it takes {text.hidden_size}")
         sizes = {theirs: getattr(connector, ours) for theirs, ours in SIZES.items()}
-        former = Blip2QFormerConfig(
-            **sizes, intermediate_size=4 * connector.width, attention_probs_dropout_prob=connector.dropout,
+        read = {} if connector.instruction is None else connector.instruction.model_dump()
+        former = self.former(
+            **sizes, **read, intermediate_size=4 * connector.width, attention_probs_dropout_prob=connector.dropout,
             encoder_hidden_size=vision.hidden_size,
         )  # fmt: skip
         return {
@@ -128,7 +147,15 @@ class Blip2(Layout):
             folder.json("processor_config.json") or {}, f"{folder}/processor_config.json",
             num_query_tokens=(config.connector or {})["queries"],
         )  # fmt: skip
-        return VisionLanguageProcessor(pictures, tokenizer, template=template_of(folder, tokenizer, ("blip-2",)))
+        return VisionLanguageProcessor(pictures, tokenizer, template=self.template(folder, tokenizer))
+
+    def template(self, folder: Folder, tokenizer: PreTrainedTokenizerFast) -> str:
+        """The name of the template that writes a checkpoint's prompts.
+
+        Raises:
+            UserError: there is none.
+        """
+        return template_of(folder, tokenizer, self.templates)
 
     def write_processor(
         self, config: VisionLanguageConfig, processor: VisionLanguageProcessor
@@ -136,7 +163,7 @@ class Blip2(Layout):
         """See the base class."""
         pictures = {
             "image_processor_type": "BlipImageProcessor",
-            "processor_class": "Blip2Processor",
+            "processor_class": self.processor,
             **images.written(processor, encoder_written(self.name, config).normalise),
             **images.square_written(processor, self.name),
         }
@@ -145,7 +172,7 @@ class Blip2(Layout):
             wanted = "it takes one whose pictures, as <image>, stand before the beginning of the text"
             raise self.refuse("template", processor.template, wanted)
         queries = config.connector_options().tokens(1, 1)
-        told = {"processor_class": "Blip2Processor", "num_query_tokens": queries}
+        told = {"processor_class": self.processor, "num_query_tokens": queries}
         return {images.FILE: pictures, "processor_config.json": told}
 
 

@@ -91,6 +91,7 @@ def read_processor(
             f"{path}: the image placeholder is token {processor.image_token_id} in the tokenizer, but "
             f"{config.image_token_id} in {CONFIG}"
         )
+    processor.find_instruction(path)
     return processor
 
 

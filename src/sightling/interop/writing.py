@@ -17,6 +17,7 @@ from sightling.interop.base import CONFIG, TEXTS, Folder, Layout, layout_named
 from sightling.interop.keys import Table
 from sightling.interop.weights import store
 from sightling.model import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
+from sightling.model.instruction import FOLDER as INSTRUCTION
 from sightling.model.templates import TEMPLATES
 from sightling.train.checkpoint import write_whole
 
@@ -65,6 +66,8 @@ def save(
 
     def write(at: Path) -> None:
         processor.tokenizer.save_pretrained(at)
+        if processor.instruction is not None:
+            processor.instruction.save(at / INSTRUCTION)
         for name, told in {CONFIG: config, **files, **_generation(model, files)}.items():
             if name == TOKENIZER:
                 told = _over(json.loads((at / name).read_text(encoding="utf-8")), told)

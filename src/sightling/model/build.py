@@ -15,6 +15,7 @@ from sightling.model.config import VisionLanguageConfig
 from sightling.model.experts import check_experts, make_experts
 from sightling.model.gated import GatedLayers
 from sightling.model.image_processor import VisionLanguageImageProcessor
+from sightling.model.instruction import InstructionTokenizer, reading
 from sightling.model.language import language_config, load_language_config, load_language_model
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.pretrained import load_config, load_preprocessing, load_tokenizer, load_weights
@@ -40,7 +41,8 @@ class ModelSection(Part):
     sizes beside ``pretrained`` say what is expected there, and another model is refused. ``tokenizer`` is
     ``{pretrained: PATH}``; left out, a stage of type ``tokenizer`` trains it, or it is the pretrained language
     model's own. ``connector`` and ``tiling`` name registered parts. ``experts`` lists other models whose words about a
-    picture are written in its place (:mod:`sightling.model.experts`).
+    picture are written in its place (:mod:`sightling.model.experts`). ``qformer_tokenizer``, ``{pretrained: PATH}``,
+    cuts the user's words for a connector that reads them (:mod:`sightling.model.instruction`).
     """
 
     encoder: dict[str, Any]
@@ -48,6 +50,7 @@ class ModelSection(Part):
     connector: dict[str, Any] = Field(default_factory=lambda: {"type": "mlp"})
     tiling: dict[str, Any] = Field(default_factory=lambda: {"type": "single"})
     tokenizer: dict[str, Any] = Field(default_factory=dict)
+    qformer_tokenizer: dict[str, Any] = Field(default_factory=dict)
     template: str = "chatml"
     experts: list[dict[str, Any]] = Field(default_factory=list)
 
@@ -76,11 +79,14 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
             f"{where}.tiling: this scheme lays tokens in the text as one field with ends of rows, and the connector's "
             "stand beside the text; set unpad: false, or choose dynamic, overlapping or native"
         )
-    if connector.reads_text:
+    named = isinstance(section.qformer_tokenizer.get("pretrained"), str)
+    if connector.reads_text and not named:
         raise UserError(
-            f"{where}.connector.instruction cannot be set: a picture is encoded once for all that is asked about it, "
-            "before an instruction is known"
+            f"{where}.qformer_tokenizer.pretrained is missing: the connector reads the user's words, which a tokenizer "
+            "of BERT's kind cuts for it"
         )
+    if section.qformer_tokenizer and not connector.reads_text:
+        raise UserError(f"{where}.qformer_tokenizer is for a qformer with an instruction; this one reads no words")
     options = validate(EncoderOptions, section.encoder_options(), f"{where}.encoder")
     pretrained = _pretrained(section.tower(), f"{where}.encoder")
     if "type" in section.encoder:
@@ -104,9 +110,10 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
             except UserError as error:
                 # It speaks of the connector and does not know where that is told.
                 raise UserError(f"{where}.{error}") from None
-    for key in section.tokenizer:
-        if key != "pretrained":
-            raise UserError(f"{where}.tokenizer has no key {key!r}; {nearest(key, ('pretrained',))}")
+    for name in ("tokenizer", "qformer_tokenizer"):
+        for key in getattr(section, name):
+            if key != "pretrained":
+                raise UserError(f"{where}.{name} has no key {key!r}; {nearest(key, ('pretrained',))}")
     return section
 
 
@@ -183,7 +190,11 @@ def build_processor(
     check_fit(scheme, connector, *sides, int(options.keep_cls), "model")
     for expert in make_experts(section.experts, "model.experts"):
         expert.check()
-    return VisionLanguageProcessor(image_processor, tokenizer, template=section.template, experts=section.experts)
+    processor = VisionLanguageProcessor(image_processor, tokenizer, template=section.template, experts=section.experts)
+    words = reading(connector)
+    if words is not None:
+        processor.instruction = InstructionTokenizer(section.qformer_tokenizer["pretrained"], words, kept=False)
+    return processor
 
 
 def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> tuple[VisionLanguageModel, Any]:

@@ -69,6 +69,11 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         """The control tokens that the tiling scheme puts between tiles."""
         return self._scheme.marks()
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether a picture's tokens depend on the words beside it."""
+        return self._connector.reads_text
+
     def plan(self, width: int, height: int, tiles: int | None = None) -> Plan:
         """The encoder inputs for a picture of that size, in order; ``tiles`` is the picture's own budget."""
         return self._scheme.plan(width, height, self.image_size, self.patch_size, tiles)

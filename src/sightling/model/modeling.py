@@ -243,6 +243,8 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
         image_features: Tensor | Sequence[Tensor] | None = None,
+        qformer_input_ids: Tensor | None = None,
+        qformer_attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The summed cross-entropy over supervised positions of packed rows, and how many were right.
 
@@ -257,7 +259,8 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
             UserError: a language model that cannot be trained in packed rows.
         """
         if image_features is None and pixel_values is not None:
-            image_features = self.get_image_features(pixel_values, image_sizes)
+            words = qformer_input_ids, qformer_attention_mask
+            image_features = self.get_image_features(pixel_values, image_sizes, *words)
         hidden_BTD = self.packed_states(
             input_ids, image_features, position_ids_BT=position_ids, document_ids_BT=document_ids,
             branch_ids_BT=branch_ids,
@@ -282,13 +285,15 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        qformer_input_ids: Tensor | None = None,
+        qformer_attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> VisionLanguageOutput:
         """The transformers way in: rows of text with placeholders, and their pictures in order.
 
         ``pixel_values`` are the encoder inputs of all pictures in row order and ``image_sizes`` the pictures' sizes
-        (:meth:`get_image_features`); ``image_features`` are their visual tokens where they are already known
-        (encoded once, asked often).
+        (:meth:`get_image_features`, which also tells of ``qformer_input_ids``); ``image_features`` are their visual
+        tokens where they are already known (encoded once, asked often).
 
         Raises:
             TypeError: an argument that neither this model nor its language model knows.
@@ -301,7 +306,8 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
                 raise TypeError(f"forward() has no argument {name!r}; {nearest(name, PASSED_ON | {'pixel_values'})}")
         counted = passed.pop("num_items_in_batch", None)
         if image_features is None and pixel_values is not None:
-            image_features = self.get_image_features(pixel_values, image_sizes)
+            words = qformer_input_ids, qformer_attention_mask
+            image_features = self.get_image_features(pixel_values, image_sizes, *words)
         if position_ids is None:
             position_ids = self.places(input_ids, attention_mask, image_sizes, past_key_values)
         output = self.decode(

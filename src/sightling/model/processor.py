@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,51 +19,22 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from sightling.data.sample import Picture, Sample
 from sightling.errors import UserError
 from sightling.foreign import layout_of, reader
+from sightling.model.encoded import Encoded
 from sightling.model.experts import make_experts, notes
 from sightling.model.image_processor import VisionLanguageImageProcessor
 from sightling.model.inputs import Inputs
+from sightling.model.instruction import Instructs
 from sightling.model.messages import sample_of
 from sightling.model.row import Row
-from sightling.model.spatial import Places, Position, places
+from sightling.model.spatial import Places, places
 from sightling.model.templates import TEMPLATES, Template
 from sightling.model.templates.script import Answer, Said, Shown, Stop, Words, script
 from sightling.model.tokenizer import PlainText
 
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A sample as tokens.
-
-    Attributes:
-        input_ids: token ids, placeholders expanded.
-        labels: the same ids where the loss counts them, -100 elsewhere.
-        pictures: the pictures in the order of their placeholders.
-        trunk: how many leading tokens, up to the end of the last picture of the first user turn,
-            other samples about the same pictures would share; 0 when no picture opens the sample.
-        trunk_pictures: how many of the pictures stand in the trunk.
-        places: for a language model that is told them (:mod:`sightling.model.spatial`), each token's place in time,
-            by row and by column; None for one that numbers its tokens itself.
-    """
-
-    input_ids: tuple[int, ...]
-    labels: tuple[int, ...]
-    pictures: tuple[Picture, ...]
-    trunk: int
-    trunk_pictures: int = 0
-    places: Places | None = None
-
-    @property
-    def positions(self) -> Sequence[Position]:
-        """The position of each token: its number, or its place."""
-        return range(len(self.input_ids)) if self.places is None else self.places
-
-    @property
-    def end(self) -> int:
-        """The position of a word that would follow: behind the largest number."""
-        return len(self.input_ids) if self.places is None else 1 + max(max(place) for place in self.places)
+__all__ = ["Encoded", "VisionLanguageProcessor"]
 
 
-class VisionLanguageProcessor(ProcessorMixin):
+class VisionLanguageProcessor(Instructs, ProcessorMixin):
     """Tokenizer, image processor and chat template of a model."""
 
     def __init__(
@@ -106,7 +76,9 @@ class VisionLanguageProcessor(ProcessorMixin):
         foreign = layout_of(path)
         if foreign is not None:
             return reader(foreign).load_processor(Path(path))
-        return super().from_pretrained(path, *args, **kwargs)
+        made = super().from_pretrained(path, *args, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).find_instruction(path)
+        return made
 
     def _control_id(self, token: str) -> int:
         index = self.tokenizer.convert_tokens_to_ids(token)
@@ -155,6 +127,7 @@ class VisionLanguageProcessor(ProcessorMixin):
                 f"the chat template {template!r} has the placeholder {other._format.image!r}, but the model's is "
                 f"{self._format.image!r}"
             )
+        other.instruction = self.instruction
         return other
 
     # ---- samples to tokens
@@ -215,8 +188,9 @@ class VisionLanguageProcessor(ProcessorMixin):
             raise UserError("the sample has no turns")
         if prompt_only and sample.turns[-1].role != "user":
             raise UserError(f"the sample ends with the {sample.turns[-1].role}'s turn; a prompt ends with the user's")
-        row = Row(self._plain)
+        row = Row(self._plain, image=self.image_token_id)
         pictures: list[Picture] = []
+        words: list[tuple[int, ...]] = []
         trunk, trunk_pictures = 0, 0
         opening = next((index for index, turn in enumerate(sample.turns) if turn.role != "system"), None)
         for step in script(self._format, sample.turns, prompt_only, finished):
@@ -234,11 +208,13 @@ class VisionLanguageProcessor(ProcessorMixin):
                     self._picture(picture, row, number, joined)
                     if self.image_processor.pieces(*picture.size(), picture.tiles):
                         pictures.append(picture)
+                        words.append(self.words_for(sample.turns[turn]))
                     if turn == opening and sample.turns[turn].role == "user":
                         trunk, trunk_pictures = len(row.ids), len(pictures)
         row.flush()
         places = self._places(row.ids, pictures) if self.spatial else None
-        return Encoded(tuple(row.ids), tuple(row.labels), tuple(pictures), trunk, trunk_pictures, places)
+        shown = tuple(pictures), trunk, trunk_pictures, places, tuple(words)
+        return Encoded(tuple(row.ids), tuple(row.labels), *shown)
 
     def _places(self, ids: Sequence[int], pictures: Sequence[Picture]) -> Places:
         """The place of each token in time, by row and by column."""
@@ -291,10 +267,11 @@ class VisionLanguageProcessor(ProcessorMixin):
 
         Raises:
             UserError: placeholders and pictures differ in number (both are given), a picture would be cut, or there
-                are experts, whose words are not to be trusted.
+                are experts, whose words are not to be trusted, or pictures that are read with the user's words.
         """
         if self._experts:
             raise UserError("experts' words cannot stand in a trusted text; use apply_chat_template(tokenize=True)")
+        self.refuse_trusted()
         rows = [text] if isinstance(text, str) else list(text or [])
         if not rows:
             raise UserError("the processor was called without text; a picture stands where its placeholder is")
@@ -368,14 +345,14 @@ class VisionLanguageProcessor(ProcessorMixin):
             raise UserError(f"the chat template {self.template!r} cannot follow {next(iter(told))!r}")
         several = bool(conversation) and not isinstance(conversation[0], Mapping)
         rows: list[list[int]] = []
-        pictures: list[Picture] = []
+        shown: list[Inputs] = []
         for messages in conversation if several else [conversation]:
             sample = sample_of(messages)
             if continue_final_message and sample.turns[-1].role != "assistant":
                 raise UserError("only an assistant's message can be gone on with; the last one is not")
             encoded = self.encode(sample, prompt_only=add_generation_prompt, finished=not continue_final_message)
             rows.append(list(encoded.input_ids))
-            pictures += encoded.pictures
+            shown += [self.shown(encoded)] if encoded.pictures else []
         width = max(map(len, rows)) if asked else 0
         pads = [width - len(row) if asked else 0 for row in rows]
         ids = [_padded(row, pad, self.pad_token_id, padding_side) for row, pad in zip(rows, pads, strict=True)]
@@ -383,8 +360,8 @@ class VisionLanguageProcessor(ProcessorMixin):
             return BatchFeature({"input_ids": ids}, tensor_type=asked)["input_ids"]
         mask = [_padded([1] * len(row), pad, 0, padding_side) for row, pad in zip(rows, pads, strict=True)]
         features: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        if pictures:
-            features |= self.inputs(*pictures).tensors()
+        if shown:
+            features |= Inputs.join(shown).tensors()
         return BatchFeature(features, tensor_type=asked)
 
 

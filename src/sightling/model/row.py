@@ -14,13 +14,14 @@ class Row:
     """Ids and labels as they grow; ``text`` waits until a control token ends it.
 
     Text between two control tokens is cut into tokens as one, whoever wrote its parts, as it is when the whole
-    conversation is one string.
+    conversation is one string. ``image`` is the placeholder's id.
     """
 
     plain: PlainText
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     text: str = ""
+    image: int = -1
 
     def add(self, ids: Sequence[int], counted: bool = False) -> None:
         """Tokens behind what is there; waiting text is cut first with :meth:`flush`."""
@@ -52,5 +53,7 @@ class Row:
         self.add(own, counted)
 
     def _cut(self, text: str) -> tuple[int, ...]:
-        # A BOS that a tokenizer puts there itself does not make what follows it a later text.
-        return self.plain(text, not self.ids or self.ids == [self.plain.bos])
+        # A BOS that a tokenizer puts there itself does not make what follows it a later text; pictures may stand
+        # before it, as BLIP-2's do.
+        first = not self.ids or (self.ids[-1] == self.plain.bos and set(self.ids[:-1]) <= {self.image})
+        return self.plain(text, first)

@@ -2,24 +2,41 @@
 
 Legend: ``B`` rows, ``T`` tokens, ``I`` pictures, ``N`` encoder inputs (tiles), ``C`` = 3, ``H`` ``W`` pixels, ``P``
 features an input, ``Q`` visual tokens an input, ``V`` visual tokens in all, ``D`` width.
+
+Where a connector reads the user's words with a picture (InstructBLIP), the encoder still sees a picture once:
+:class:`Features` are what is kept of it, and the connector runs on them with the words of each question.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sightling.model.gated import GatedLayers
-from sightling.model.inputs import OWN, Inputs
+from sightling.model.inputs import OWN, Inputs, words_of
 from sightling.sight.encoders import Encoder, Grid
 from sightling.sight.joining import join
 from sightling.sight.tiling import Plan, Tiling
 
-PICTURES = ("pixel_values", "image_sizes", "image_features")
+OF_EACH = ("image_sizes", "qformer_input_ids", "qformer_attention_mask")
+"""The arguments that hold one row for each picture."""
+
+PICTURES = ("pixel_values", "image_features", *OF_EACH)
 """The arguments that hold pictures: as many as the rows have, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the encoder makes of a picture: features_PD of each of its inputs, and how it was cut."""
+
+    tiles: list[Tensor]
+    plan: Plan
 
 
 class SeesPictures:
@@ -56,7 +73,11 @@ class SeesPictures:
         ]
 
     def get_image_features(
-        self, pixel_values: Tensor, image_sizes: Tensor | None = None
+        self,
+        pixel_values: Tensor,
+        image_sizes: Tensor | None = None,
+        qformer_input_ids: Tensor | None = None,
+        qformer_attention_mask: Tensor | None = None,
     ) -> Tensor | Sequence[Tensor]:
         """Visual tokens of encoder inputs: pixels_NCHW to tokens_NQD, or tokens_VD where they are not all alike.
 
@@ -66,17 +87,22 @@ class SeesPictures:
             pixel_values: the encoder inputs of all pictures.
             image_sizes: (height, width) of each picture, and its budget in tiles if it has one, sizes_I2 or _I3;
                 it may be left out where every input is a whole square and its tokens follow the last input's.
+            qformer_input_ids: the words that each picture is read with, ids_IT, for a connector that reads any.
+            qformer_attention_mask: 1 where they count, mask_IT; left out, all of them do.
 
         Raises:
-            ValueError: no sizes for a scheme that needs them, or sizes that another number of inputs belongs to.
+            ValueError: no sizes for a scheme that needs them, sizes that another number of inputs belongs to, or words
+                that are not there or not read.
         """
         if image_sizes is None:
             if self.tiling.ends_rows:
                 raise ValueError("image_sizes is missing: the tiling scheme joins each picture's tiles by its size")
             grid = self.encoder.grid(pixel_values.shape[-2], pixel_values.shape[-1])
-            return self.connector(self.encoder(pixel_values), grid)
+            words_NT = self._words([1] * len(pixel_values), qformer_input_ids, qformer_attention_mask)
+            return self.connector(self.encoder(pixel_values), grid, **words_NT)
         plans = self.plans(image_sizes)
-        tokens = self._tile_tokens(pixel_values, [grid for plan in plans for grid in plan.patches])
+        words_NT = self._words(list(map(len, plans)), qformer_input_ids, qformer_attention_mask)
+        tokens = self._tile_tokens(pixel_values, [grid for plan in plans for grid in plan.patches], words_NT)
         if self.gated is not None:
             pictures = self._joined(tokens, plans)
             return torch.stack(pictures) if len({len(one) for one in pictures}) == 1 else pictures
@@ -98,12 +124,71 @@ class SeesPictures:
             tokens += self._tile_tokens(pixels_NCHW, grids[start : start + at_once])
         return self._joined(tokens, plans)
 
-    def _tile_tokens(self, pixels_NCHW: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
+    def picture_features(self, inputs: Inputs, at_once: int) -> list[Features]:
+        """What the encoder makes of each picture, on the model's device; ``at_once`` encoder inputs in one pass.
+
+        Raises:
+            ValueError: sizes that another number of inputs belongs to.
+        """
+        plans, extra = self.plans(inputs.sizes), int(self.encoder.options.keep_cls)
+        grids = [grid for plan in plans for grid in plan.patches]
+        tiles: list[Tensor] = []
+        for start in range(0, len(inputs.pixels), at_once):
+            part = slice(start, start + at_once)
+            features_NPD = self._encoded(inputs.pixels[part].to(self.device), grids[part])
+            tiles += [own[: extra + rows * columns] for own, (rows, columns) in zip(features_NPD, grids[part])]
+        starts = accumulate(map(len, plans), initial=0)
+        return [Features(tiles[start : start + len(plan)], plan) for start, plan in zip(starts, plans)]
+
+    def read_features(
+        self, seen: Sequence[Features], words: Sequence[tuple[int, ...]], at_once: int
+    ) -> list[Tensor]:
+        """The visual tokens_VD of each picture, whose features are known, read with the ids of its own words.
+
+        ``at_once`` encoder inputs go through the connector in one pass.
+        """
+        tiles = [(tile, grid, own) for one, own in zip(seen, words, strict=True)
+                 for tile, grid in zip(one.tiles, one.plan.patches, strict=True)]  # fmt: skip
+        tokens: list[Tensor] = []
+        for start in range(0, len(tiles), at_once):
+            features, grids, told = zip(*tiles[start : start + at_once])
+            ids_NT, mask_NT = words_of(told).values()
+            words_NT = self._words([1] * len(told), ids_NT.to(self.device), mask_NT.to(self.device))
+            tokens += self._connected(pad_sequence(list(features), batch_first=True), grids, words_NT)
+        return self._joined(tokens, [one.plan for one in seen])
+
+    def _words(
+        self, counts: Sequence[int], ids_IT: Tensor | None, mask_IT: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The words for each of a picture's ``counts`` inputs, by the connector's names.
+
+        Raises:
+            ValueError: words for another number of pictures, or for a connector that reads none.
+        """
+        if ids_IT is None:
+            return {}
+        if not self.connector.reads_text:
+            raise ValueError("words were given with the pictures (qformer_input_ids), but the connector reads none")
+        if len(ids_IT) != len(counts):
+            raise ValueError(f"{len(counts)} pictures, but qformer_input_ids for {len(ids_IT)}")
+        mask_IT = torch.ones_like(ids_IT) if mask_IT is None else mask_IT
+        times = torch.tensor(counts, device=ids_IT.device)
+        told = {"instruction_ids_NT": ids_IT, "instruction_mask_NT": mask_IT}
+        return {name: rows_IT.repeat_interleave(times, dim=0) for name, rows_IT in told.items()}
+
+    def _tile_tokens(
+        self, pixels_NCHW: Tensor, grids: Sequence[Grid], words_NT: Mapping[str, Tensor] | None = None
+    ) -> list[Tensor]:
         """Tokens_QD of each encoder input."""
+        return self._connected(self._encoded(pixels_NCHW, grids), grids, words_NT or {})
+
+    def _encoded(self, pixels_NCHW: Tensor, grids: Sequence[Grid]) -> Tensor:
         if len(grids) != len(pixels_NCHW):
             raise ValueError(f"{len(pixels_NCHW)} encoder inputs, but the pictures' sizes make {len(grids)}")
-        features_NPD = self.encoder(pixels_NCHW, grids)
-        return self.connector.each(features_NPD, grids, int(self.encoder.options.keep_cls))
+        return self.encoder(pixels_NCHW, grids)
+
+    def _connected(self, features_NPD: Tensor, grids: Sequence[Grid], words_NT: Mapping[str, Tensor]) -> list[Tensor]:
+        return self.connector.each(features_NPD, grids, int(self.encoder.options.keep_cls), **words_NT)
 
     def _joined(self, tokens: Sequence[Tensor], plans: Sequence[Plan]) -> list[Tensor]:
         """Tokens_VD of each picture from those of its tiles."""
@@ -156,7 +241,7 @@ class SeesPictures:
         shares = {}
         if plans:
             rows = self._rows_of([self._placeholders(plan) for plan in plans], marks_B)
-            shares["image_sizes"] = [len(row) for row in rows]
+            shares = {name: [len(row) for row in rows] for name in OF_EACH}
             shares["pixel_values"] = [sum(len(plans[index]) for index in row) for row in rows]
         found: dict[str, Any] = {}
         for name, tensor in pictures.items():

@@ -27,7 +27,7 @@ from sightling.model.spatial import Position, position_ids
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Samples that share a trunk, as flat lists over tokens."""
+    """Samples that share a trunk, as flat lists over tokens; ``words`` are those that each picture is read with."""
 
     input_ids: list[int]
     labels: list[int]
@@ -35,6 +35,7 @@ class Document:
     branches: list[int]
     pictures: tuple[Picture, ...]
     samples: int
+    words: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -59,14 +60,16 @@ def document(group: Sequence[Encoded]) -> Document:
     if len(group) == 1:
         length = len(first.input_ids)
         return Document(
-            list(first.input_ids), list(first.labels), list(first.positions), [TRUNK] * length, first.pictures, 1
-        )
+            list(first.input_ids), list(first.labels), list(first.positions), [TRUNK] * length, first.pictures, 1,
+            first.words,
+        )  # fmt: skip
     trunk = first.input_ids[: first.trunk]
     ids, labels = list(trunk), [IGNORED] * len(trunk)
     positions, branches = list(first.positions[: first.trunk]), [TRUNK] * len(trunk)
     for number, encoded in enumerate(group, start=1):
         same = encoded.input_ids[: encoded.trunk] == trunk
         same = same and [id(p) for p in encoded.pictures] == [id(p) for p in first.pictures]
+        same = same and encoded.words == first.words
         if not same:
             raise ValueError(
                 f"sample {number} of a group of {len(group)} does not share the first one's trunk and pictures"
@@ -81,7 +84,7 @@ def document(group: Sequence[Encoded]) -> Document:
         labels += encoded.labels[encoded.trunk :]
         positions += encoded.positions[encoded.trunk :]
         branches += [number] * len(own)
-    return Document(ids, labels, positions, branches, first.pictures, len(group))
+    return Document(ids, labels, positions, branches, first.pictures, len(group), first.words)
 
 
 def fill_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -20,7 +20,6 @@ from transformers import (
 
 from kit import stir
 from sightling.errors import UserError
-from sightling.model.build import check_model
 
 PATCH = 4
 
@@ -151,13 +150,3 @@ def test_what_does_not_fit_is_refused() -> None:
         reader(given_NPD[:1], (2, 2), ids, mask)
     with pytest.raises(ValueError, match=r"^4 features do not fill a grid of 3 x 2 = 6$"):
         plain(given_NPD, (3, 2))
-
-
-def test_a_recipe_cannot_ask_for_an_instruction() -> None:
-    told = {
-        "encoder": {"type": "siglip", "image_size": 16, "patch_size": 4, "hidden_size": 64, "num_hidden_layers": 1},
-        "language_model": {"type": "llama", "hidden_size": 64, "num_hidden_layers": 1},
-        "connector": {"type": "qformer", "instruction": {}},
-    }
-    with pytest.raises(UserError, match=r"^model.connector.instruction cannot be set: a picture is encoded once"):
-        check_model(told)

@@ -88,7 +88,7 @@ class ModelExpert(ExpertOptions):
         model, processor = _loaded(str(Path(self.path).expanduser()), self.device)
         prompt = processor.encode(question(self.ask, picture), prompt_only=True)
         ids_BT = torch.tensor([prompt.input_ids], device=model.device)
-        shown = processor.inputs(*prompt.pictures).tensors() if prompt.pictures else {}
+        shown = processor.shown(prompt).tensors() if prompt.pictures else {}
         said_BT = model.generate(
             input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), max_new_tokens=self.max_new_tokens,
             do_sample=False, **{name: tensor.to(model.device) for name, tensor in shown.items()},

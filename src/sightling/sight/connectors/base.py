@@ -70,17 +70,21 @@ class Connector(nn.Module, ABC):
     Attributes:
         pads: whether ``forward`` also takes one grid for each input, and looks at no padding.
         added: see :attr:`ConnectorOptions.added`.
+        reads_text: see :attr:`ConnectorOptions.reads_text`.
     """
 
     pads: ClassVar[bool] = False
     added: int = 0
+    reads_text: bool = False
 
     @abstractmethod
     def forward(self, features_NPD: Tensor, grid: Grid) -> Tensor:
         """See the class."""
 
-    def each(self, features_NPD: Tensor, grids: Sequence[Grid], extra: int = 0) -> list[Tensor]:
+    def each(self, features_NPD: Tensor, grids: Sequence[Grid], extra: int = 0, **words_NT: Tensor) -> list[Tensor]:
         """Tokens_QD of each input, whose features stand first; ``extra`` of them (a kept CLS token) before its grid's.
+
+        ``words_NT`` are what a connector that reads text takes besides, by its own names.
 
         Raises:
             ValueError: another number of grids than inputs.
@@ -88,16 +92,17 @@ class Connector(nn.Module, ABC):
         if len(grids) != len(features_NPD):
             raise ValueError(f"{len(grids)} grids for {len(features_NPD)} encoder inputs")
         if len(set(grids)) == 1:
-            return list(self(features_NPD, grids[0]))
+            return list(self(features_NPD, grids[0], **words_NT))
         if self.pads and not extra:
-            return list(self(features_NPD, grids))
+            return list(self(features_NPD, grids, **words_NT))
         members: dict[Grid, list[int]] = {}
         for place, grid in enumerate(grids):
             members.setdefault(grid, []).append(place)
         found: dict[int, Tensor] = {}
         for grid, places in members.items():
             real_NPD = features_NPD[places, : extra + grid[0] * grid[1]]
-            found |= dict(zip(places, self(real_NPD, grid)))
+            own = {name: rows_NT[places] for name, rows_NT in words_NT.items()}
+            found |= dict(zip(places, self(real_NPD, grid, **own)))
         return [found[place] for place in range(len(grids))]
 
 

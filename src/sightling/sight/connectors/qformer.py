@@ -79,6 +79,7 @@ class QFormer(Connector):
     def __init__(self, in_width: int, out_width: int, options: QFormerOptions) -> None:
         super().__init__()
         self.options = options
+        self.reads_text = options.reads_text
         sizes: dict[str, Any] = {
             "hidden_size": options.width,
             "num_hidden_layers": options.depth,

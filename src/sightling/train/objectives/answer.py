@@ -1,6 +1,7 @@
 """``answer``: say the assistant's words, given the picture and the question. The loss counts those words only.
 
-Samples about one picture share it in a packed row (:mod:`sightling.train.packing`).
+Samples about one picture share it in a packed row (:mod:`sightling.train.packing`), but not where a picture is read
+with the user's words (:mod:`sightling.model.instruction`): another question makes other tokens of it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
 from sightling.train.packing import Document, can_share, check_length, collate_rows, document, fill_rows
 
 TENSORS = ("input_ids", "labels", "position_ids", "document_ids", "branch_ids")
-PIXELS = ("pixel_values", "image_sizes")
+PIXELS = ("pixel_values", "image_sizes", "qformer_input_ids", "qformer_attention_mask")
 
 WORTH = 16
 """Fewer tokens than this that samples without pictures begin with together are not worth a trunk."""
@@ -38,7 +39,8 @@ Item = tuple[Document, Inputs | None]
 class AnswerOptions(Part):
     """``max_length``: no row is longer. ``pack``: several documents a row; otherwise a row each.
 
-    ``share``: samples about one picture, or about one text, share its tokens; otherwise each has its own copy.
+    ``share``: samples about one picture, or about one text, share its tokens; otherwise each has its own copy, as each
+    has where a picture is read with the user's words.
     ``augment``: how pictures are changed each time they are seen; nothing when left out.
     ``template``: a chat template for this stage alone, as LLaVA's first stage has captions without roles; the
     model's own when left out. Its control tokens must be the model's, too.
@@ -80,7 +82,7 @@ class Groups(Dataset[Any]):
                 if id(picture) not in known:
                     known[id(picture)] = self.processor.inputs(picture)
             shown = [known[id(picture)] for picture in whole.pictures]
-            items.append((whole.without_pictures(), Inputs.join(shown) if shown else None))
+            items.append((whole.without_pictures(), Inputs.join(shown).read_with(whole.words) if shown else None))
         return items
 
 
@@ -120,7 +122,8 @@ def _together(encoded: list[Encoded], share: bool, max_length: int) -> list[list
     open_groups: dict[tuple, int] = {}
     lengths: list[int] = []
     for number, one in enumerate(encoded):
-        key: tuple = (one.input_ids[: one.trunk], *(id(p) for p in one.pictures)) if can_share(one) else (number,)
+        alike = (one.input_ids[: one.trunk], one.words, *(id(p) for p in one.pictures))
+        key: tuple = alike if can_share(one) else (number,)
         place = open_groups.get(key)
         own = len(one.input_ids) - one.trunk
         if place is not None and lengths[place] + own <= max_length:
@@ -191,7 +194,7 @@ class Answer(Objective):
         batch: Batch = collate_rows([part for part, _ in documents], rows, self.processor.pad_token_id)
         for row in rows:
             pictures += [own for index in row if (own := documents[index][1]) is not None]
-        batch |= Inputs.join(pictures).tensors() if pictures else dict.fromkeys(PIXELS)
+        batch |= dict.fromkeys(PIXELS) | (Inputs.join(pictures).tensors() if pictures else {})
         batch["samples"] = sum(part.samples for part, _ in documents)
         return batch
 
