@@ -42,7 +42,9 @@ def user(*parts: object) -> Sample:
         ("qwen-vl", user(shown(), shown(), "b"),
          f"Picture 1: <img>{'<imgpad>' * FEW}</img>\nPicture 2: <img>{'<imgpad>' * FEW}</img>\nb<|im_end|>\n"
          "<|im_start|>assistant\n"),
-        ("idefics2", user(shown(), shown(), "b"), f"User:{FAKE}{IMG}{FAKE}{IMG}{FAKE}b<end_of_utterance>\nAssistant:"),
+        ("idefics2", user(shown(), shown(), "b"), f"User:{FAKE}{IMG}{FAKE}{IMG}{FAKE} b<end_of_utterance>\nAssistant:"),
+        ("idefics2", user(shown(), "\nb", shown(), "<b"),
+         f"User:{FAKE}{IMG}{FAKE}\nb{FAKE}{IMG}{FAKE}<b<end_of_utterance>\nAssistant:"),
         ("idefics3", user(shown(), shown()),
          f"User:{FAKE}<global-img>{IMG}{FAKE}{FAKE}<global-img>{IMG}{FAKE}<end_of_utterance>\nAssistant:"),
         ("idefics2", user("b", shown()), f"User: b{FAKE}{IMG}{FAKE}<end_of_utterance>\nAssistant:"),

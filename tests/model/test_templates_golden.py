@@ -82,7 +82,7 @@ PROMPTS = {
         f"{HELPFUL}<|im_start|>user\n<|vision_start|>{PAD}<|vision_end|>red?<|im_end|>\n<|im_start|>assistant\n"
     ),
     "qwen3-vl": f"<|im_start|>user\n<|vision_start|>{PAD}<|vision_end|>red?<|im_end|>\n<|im_start|>assistant\n",
-    "idefics2": f"<s>User:{FAKE}{IMG}{FAKE}red?{EOU}Assistant:",
+    "idefics2": f"<s>User:{FAKE}{IMG}{FAKE} red?{EOU}Assistant:",
     "idefics3": f"<|begin_of_text|>User:{FAKE}<global-img>{IMG}{FAKE}red?{EOU}Assistant:",
     "smolvlm": f"<|im_start|>User:{FAKE}<global-img>{IMG}{FAKE}red?{EOU}Assistant:",
     "flamingo": f"{IMG}red?",
@@ -168,7 +168,7 @@ TALKS = {
         f"<|vision_end|>blue?{IM}assistant\nyes<|im_end|>"
     ),
     "idefics2": (
-        f"<s>User:{FAKE}{IMG}{FAKE}red?{EOU}Assistant: no{EOU}User:{FAKE}{IMG}{FAKE}blue?{EOU}Assistant: yes"
+        f"<s>User:{FAKE}{IMG}{FAKE} red?{EOU}Assistant: no{EOU}User:{FAKE}{IMG}{FAKE} blue?{EOU}Assistant: yes"
         "<end_of_utterance>"
     ),
     "idefics3": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -29,7 +30,7 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         extra_features: features an encoder input has beside its grid (1 for a kept CLS token).
         tiling: ``{"type": name, ...}`` of a tiling scheme.
         connector: ``{"type": name, ...}`` of a connector; it decides how many tokens a grid makes.
-        resample: ``bicubic`` or ``bilinear``.
+        resample: ``bicubic``, ``bilinear`` or ``lanczos``.
 
     Raises:
         UserError: an unknown tiling scheme, connector, option or resampling, or a scheme that the model cannot take.
@@ -74,6 +75,12 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         """Whether a picture's tokens depend on the words beside it."""
         return self._connector.reads_text
 
+    @property
+    def tile_tokens(self) -> int:
+        """Visual tokens of one square of the encoder's size."""
+        side = self.image_size // self.patch_size
+        return self._connector.tokens(side, side, self.extra_features)
+
     def plan(self, width: int, height: int, tiles: int | None = None) -> Plan:
         """The encoder inputs for a picture of that size, in order; ``tiles`` is the picture's own budget."""
         return self._scheme.plan(width, height, self.image_size, self.patch_size, tiles)
@@ -113,3 +120,8 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         listed = images if isinstance(images, (list, tuple)) else [images]
         flat = [image for entry in listed for image in (entry if isinstance(entry, (list, tuple)) else [entry])]
         return BatchFeature(Inputs.join([self.inputs(to_rgb(image)) for image in flat]).tensors())
+
+
+def opens(pieces: Sequence[int | str]) -> bool:
+    """Whether the tiling's own words stand before a picture's first placeholder."""
+    return bool(pieces) and isinstance(pieces[0], str)

@@ -21,7 +21,7 @@ from sightling.errors import UserError
 from sightling.foreign import layout_of, reader
 from sightling.model.encoded import Encoded
 from sightling.model.experts import make_experts, notes
-from sightling.model.image_processor import VisionLanguageImageProcessor
+from sightling.model.image_processor import VisionLanguageImageProcessor, opens
 from sightling.model.inputs import Inputs
 from sightling.model.instruction import Instructs
 from sightling.model.messages import sample_of
@@ -158,7 +158,9 @@ class VisionLanguageProcessor(Instructs, ProcessorMixin):
         """
         if not joined:
             row.template(self._pieces(self._format.before(number)))
-        for piece in self.image_processor.pieces(*picture.size(), picture.tiles):
+        pieces = self.image_processor.pieces(*picture.size(), picture.tiles)
+        row.template(self._pieces("" if opens(pieces) else self._format.uncut))
+        for piece in pieces:
             if isinstance(piece, str):
                 row.template(self._pieces(piece))
                 continue
@@ -290,6 +292,7 @@ class VisionLanguageProcessor(Instructs, ProcessorMixin):
             joined = pieces[0]
             for piece in pieces[1:]:
                 shown = self.image_processor.pieces(*next(upcoming).size)
+                joined = joined.removesuffix(self._format.uncut) if opens(shown) else joined
                 joined += "".join(mark * one if isinstance(one, int) else one for one in shown) + piece
             expanded.append(joined)
         kwargs.update(kwargs.pop("text_kwargs", None) or {})

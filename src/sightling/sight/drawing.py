@@ -58,7 +58,7 @@ def draw_plan(picture: Image.Image, plan: Plan, tokens: Sequence[int], title: st
     if len(tokens) != len(plan):
         raise ValueError(f"{len(tokens)} counts of tokens for {len(plan)} tiles")
     scale = min(MOST_MAIN[0] / plan.canvas[0], MOST_MAIN[1] / plan.canvas[1])
-    main = _seen(picture, _onto_canvas(plan), plan.fill, scale)
+    main = _seen(picture, plan.laid, plan.fill, scale)
     beside = [(f"the picture: {_size(plan.picture)}", _original(picture, plan))]
     if plan.overview is not None and len(plan) > 1:
         overview = plan[plan.overview]
@@ -169,12 +169,6 @@ def _badge(
         return
 
 
-def _onto_canvas(plan: Plan) -> Placement:
-    """The picture's place on the whole canvas: a window as large as all of the grid's together."""
-    cell = plan.cells[0]
-    return Placement(cell.crop, cell.scaled, cell.offset, plan.canvas)
-
-
 def _seen(picture: Image.Image, tile: Placement, fill: tuple[int, int, int], scale: float) -> Image.Image:
     """A tile as it is planned, in the size it is drawn in; small ones show their pixels as squares."""
     size = (max(1, round(tile.canvas[0] * scale)), max(1, round(tile.canvas[1] * scale)))
@@ -193,7 +187,7 @@ def _original(picture: Image.Image, plan: Plan) -> Image.Image:
     scale = min(MOST_BESIDE[0] / picture.width, MOST_BESIDE[1] / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     small = picture.resize(size, RESAMPLE["bicubic"] if scale < 1 else Image.Resampling.NEAREST)
-    left, top, right, bottom = plan.cells[0].crop
+    left, top, right, bottom = plan.laid.crop
     crop = (max(0, left), max(0, top), min(picture.width, right), min(picture.height, bottom))
     if crop != (0, 0, *picture.size):
         left, top, right, bottom = (round(edge * scale) for edge in crop)

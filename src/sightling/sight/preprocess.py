@@ -14,9 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from sightling.sight.tiling import Placement, Plan
-from sightling.sight.tiling.base import GREY, Box
+from sightling.sight.tiling.base import GREY, Box, Size
 
-RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESAMPLE = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+Shown = dict[tuple[Box, tuple[Size, ...]], Image.Image]
+"""Parts of one picture that were scaled already: by the part, and the sizes it went through."""
 
 
 def cut(image: Image.Image, box: Box, fill: tuple[int, int, int] = GREY) -> Image.Image:
@@ -31,11 +38,24 @@ def cut(image: Image.Image, box: Box, fill: tuple[int, int, int] = GREY) -> Imag
 
 
 def scale(
-    image: Image.Image, placement: Placement, resample: str, fill: tuple[int, int, int] = GREY
+    image: Image.Image,
+    placement: Placement,
+    resample: str,
+    fill: tuple[int, int, int] = GREY,
+    known: Shown | None = None,
 ) -> Image.Image:
-    """The placement's part of an RGB picture in the size it is shown in."""
-    part = cut(image, placement.crop, fill)
-    return part if part.size == placement.scaled else part.resize(placement.scaled, RESAMPLE[resample])
+    """The placement's part of an RGB picture in the size it is shown in; what is in ``known`` is not made again."""
+    known = {} if known is None else known
+    part: Image.Image | None = None
+    sizes: tuple[Size, ...] = ()
+    for size in (*placement.steps, placement.scaled):
+        sizes = (*sizes, size)
+        if (placement.crop, sizes) not in known:
+            part = part or cut(image, placement.crop, fill)
+            known[placement.crop, sizes] = part if part.size == size else part.resize(size, RESAMPLE[resample])
+        part = known[placement.crop, sizes]
+    assert part is not None
+    return part
 
 
 def lay(part: Image.Image, placement: Placement, fill: tuple[int, int, int]) -> Image.Image:
@@ -60,14 +80,11 @@ def to_pixels(
     if image.size != plan.picture:
         raise ValueError(f"the plan is for a picture of {plan.picture} pixels, not of {image.size}")
     # Tiles of one grid are windows onto the same scaled picture, which is scaled once.
-    shown: dict[tuple[tuple[int, ...], tuple[int, ...]], Image.Image] = {}
+    shown: Shown = {}
     width, height = (max(tile.canvas[axis] for tile in plan) for axis in (0, 1))
     pixels_NHWC = np.zeros((len(plan), height, width, 3), dtype=np.uint8)
     colour = plan.fill if fill is None else fill
     for number, tile in enumerate(plan):
-        key = (tile.crop, tile.scaled)
-        if key not in shown:
-            shown[key] = scale(image, tile, resample, colour)
-        laid = lay(shown[key], tile, colour)
+        laid = lay(scale(image, tile, resample, colour, shown), tile, colour)
         pixels_NHWC[number, : tile.canvas[1], : tile.canvas[0]] = np.asarray(laid)
     return torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).contiguous()

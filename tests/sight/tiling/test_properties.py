@@ -15,7 +15,7 @@ from kit import noise
 from sightling.errors import UserError
 from sightling.parts import make
 from sightling.sight.preprocess import to_pixels
-from sightling.sight.tiling import TILINGS, Adaptive, Anyres, Dynamic, Native, Overlapping, Plan, Tiling
+from sightling.sight.tiling import TILINGS, Adaptive, Anyres, Bounded, Dynamic, Native, Overlapping, Plan, Tiling
 
 MOST_LONG = 200
 
@@ -27,6 +27,8 @@ SCHEMES: dict[str, list[dict[str, Any]]] = {
     "anyres": [{}, {"unpad": False}, {"shapes": 6, "limit": 9}, {"shapes": [[1, 1], [1, 4], [5, 2]]}],
     "dynamic": [{}, {"max_tiles": 40}, {"min_tiles": 3, "max_tiles": 6}, {"max_tiles": 1}, {"thumbnail": False}],
     "adaptive": [{}, {"scale": 448}, {"max_slices": 1}, {"max_slices": 2, "merge": 4}, {"max_slices": 30, "merge": 2}],
+    "tagged": [{}, {"squares": 7, "max_tiles": 9}, {"cut": False}, {"squares": 2, "words": True}],
+    "bounded": [{"shortest": 16}, {"shortest": 20, "longest": 90}],
     "native": [{}, {"min_pixels": 65536, "max_pixels": 16777216}, {"merge": 1, "min_pixels": 1, "max_pixels": 6000}],
     "overlapping": [{}, {"overlap": 0}, {"overlap": 0.5, "max_tiles": 6}, {"overlap": 0.9, "thumbnail": False}],
 }
@@ -65,11 +67,11 @@ def shared(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> 
 
 def test_the_schemes_of_the_house_are_all_here() -> None:
     assert set(SCHEMES) <= set(TILINGS.names())
-    assert {"single", "anyres", "dynamic", "adaptive", "native", "overlapping"} == set(SCHEMES)
+    assert {"single", "anyres", "dynamic", "adaptive", "tagged", "bounded", "native", "overlapping"} == set(SCHEMES)
 
 
 @settings(max_examples=200, deadline=None)
-@given(schemes("single", "anyres", "dynamic", "adaptive", "native"), sizes(), SQUARE)
+@given(schemes("single", "anyres", "dynamic", "adaptive", "tagged", "bounded", "native"), sizes(), SQUARE)
 def test_tiles_cover_the_canvas_once(scheme: Tiling, size: tuple[int, int], square: tuple[int, int]) -> None:
     assume(square[1] < 16 or not isinstance(scheme, Native) or scheme.max_pixels >= 16 * 16)
     plan = scheme.plan(*size, *square)
@@ -125,6 +127,8 @@ def test_limits_are_kept_and_sides_are_whole_patches(
     if isinstance(scheme, (Adaptive, Native)):
         unit = patch * scheme.merge
         assert all(length % unit == 0 and length > 0 for tile in plan for length in tile.canvas)
+    elif isinstance(scheme, Bounded):
+        assert all(scheme.shortest <= length <= scheme.longest for length in plan.canvas)
     else:
         assert {tile.canvas for tile in plan} == {(side, side)}
     if isinstance(scheme, Native):
@@ -246,6 +250,8 @@ def test_native_keeps_its_limit_where_a_short_side_is_held_at_one_cell() -> None
         ({"type": "adaptive", "max_slices": 0}, "tiling.max_slices = 0 is wrong: .* 1"),
         ({"type": "adaptive", "merge": 0}, "tiling.merge = 0 is wrong: .* 1"),
         ({"type": "native", "min_pixels": 9, "max_pixels": 8}, "tiling: min_pixels 9 is more than max_pixels 8"),
+        ({"type": "tagged", "squares": 33}, "tiling.squares = 33 is wrong: input should be less than .* 32"),
+        ({"type": "bounded", "shortest": 9, "longest": 8}, "tiling: shortest 9 is more than longest 8"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(told: dict[str, Any], message: str) -> None:
@@ -266,7 +272,7 @@ def test_a_field_needs_square_tokens() -> None:
         Anyres().plan(500, 400, 336, 14).count(lambda rows, columns: rows * columns + 1)
 
 
-@given(sizes(), st.integers(1, 12), st.sampled_from(["dynamic", "overlapping", "anyres", "adaptive", "native"]))
+@given(sizes(), st.integers(1, 12), st.sampled_from([name for name in SCHEMES if name != "single"]))
 def test_a_budget_is_kept_and_a_large_one_changes_nothing(size: tuple[int, int], tiles: int, name: str) -> None:
     scheme = make(TILINGS, {"type": name}, "tiling")
     plan = scheme.plan(*size, 56, 14, tiles)

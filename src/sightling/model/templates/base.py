@@ -27,6 +27,7 @@ class Template:
             the assistant's close, the model writes what is before it and itself; both are supervised.
         before_image: what stands before a picture's placeholders; ``{n}`` becomes the picture's number.
         after_image: what stands behind them.
+        uncut: what stands directly before the placeholders where the tiling puts no words of its own there.
         image: the placeholder, one for every visual token.
         pad: what fills a row.
         begin: what stands before the first turn.
@@ -40,6 +41,7 @@ class Template:
         last: what closes the last turn of a role, where that differs.
         after_words: what stands between words and a picture behind them in a turn, unless the words end with it.
         after_picture: what stands between a picture and what follows it in its turn, unless words begin with it.
+        apart: what stands between a picture and words behind it that begin with neither a blank nor ``<``.
         picture_first: the only picture of a turn is moved before its words.
         merged: of two pictures that touch, the second has no ``before_image``: the first one's close serves both.
         wordless: of user turns only the pictures are shown.
@@ -56,6 +58,7 @@ class Template:
     opening: str = ""
     before_image: str = ""
     after_image: str = ""
+    uncut: str = ""
     image: str = IMAGE
     pad: str = END
     begin: str = ""
@@ -68,6 +71,7 @@ class Template:
     last: Mapping[str, str] = field(default_factory=dict)
     after_words: str = ""
     after_picture: str = ""
+    apart: str = ""
     picture_first: bool = False
     merged: bool = False
     wordless: bool = False

@@ -42,13 +42,14 @@ def jinja(form: Template) -> str:
 def _writes_turns_apart(form: Template) -> bool:
     """Whether a turn depends on more than its own parts, one by one."""
     return bool(
-        form.leads or form.asks or form.after_words or form.after_picture or form.picture_first or form.merged
-        or form.wordless or form.begin_behind or form.system_inside or form.system_unseen or "{n}" in form.before_image
+        form.leads or form.asks or form.after_words or form.after_picture or form.apart or form.picture_first
+        or form.merged or form.wordless or form.begin_behind or form.system_inside or form.system_unseen
+        or "{n}" in form.before_image
     )  # fmt: skip
 
 
 def _plain_body(form: Template) -> str:
-    picture = quoted(form.before_image + form.image + form.after_image)
+    picture = quoted(form.before_image + form.uncut + form.image + form.after_image)
     return (
         "{%- macro body(content) -%}{%- if content is string -%}{{- content -}}{%- else -%}"
         "{%- for part in content -%}{%- if part is string -%}{{- part -}}"
@@ -68,11 +69,14 @@ def _body(form: Template) -> str:
     picture = (
         when("here.before == 'words' and not here.text.endswith(" + quoted(form.after_words) + ")",
              say(form.after_words), when("here.before == 'picture'", say(form.after_picture)))
-        + opening + say(form.image + form.after_image)
+        + opening + say(form.uncut + form.image + form.after_image)
         + "{%- set state.number = state.number + 1 -%}{%- set here.before = 'picture' -%}"
     )  # fmt: skip
     joint = when("here.before == 'picture' and not here.text.startswith(" + quoted(form.after_picture) + ")",
                  say(form.after_picture))  # fmt: skip
+    if form.apart:
+        stands = "here.before == 'picture' and here.text[0] != '<' and not here.text[0].isspace()"
+        joint += when(stands, say(form.apart))
     words = (
         "{%- set here.text = part if part is string else part['text'] -%}"
         + when("here.text", begin + joint

@@ -138,6 +138,8 @@ class _Script:
             if isinstance(part, str):
                 if isinstance(before, Picture) and not part.startswith(form.after_picture):
                     words += form.after_picture
+                if isinstance(before, Picture) and part[0] != "<" and not part[0].isspace():
+                    words += form.apart
                 if not asked and turn.role == "user":
                     words += form.asks
                     asked = True

@@ -30,6 +30,9 @@ DEPTH = {"idefics2": 3, "flamingo": 6}
 KV_HEADS = 4
 """Idefics2's key-value heads where their number is not told."""
 
+NORM_EPS = 1e-6
+"""What Idefics2's norms add to a variance where it is not told."""
+
 DEVIATION = 0.02
 """Of the normal distribution that the queries are drawn from; all alike, they would all learn the same at first."""
 
@@ -39,8 +42,9 @@ class PerceiverOptions(ConnectorOptions):
     """``queries`` tokens, whatever the grid; the sizes are the originals' unless told otherwise.
 
     ``depth``: 3 layers for Idefics2, 6 for Flamingo. ``heads`` of ``head_dim`` need not fill the width. Idefics2 only:
-    ``kv_heads`` (4), and ``projection_width``, the hidden width of the gated MLP before it (4 times the language
-    model's). Flamingo only: ``activation`` of its feed-forward layers, ``relu2`` (squared ReLU), ``relu`` or ``gelu``.
+    ``kv_heads`` (4), ``projection_width``, the hidden width of the gated MLP before it (4 times the language
+    model's), and ``norm_eps`` (1e-6), what its norms add to a variance. Flamingo only: ``activation`` of its
+    feed-forward layers, ``relu2`` (squared ReLU), ``relu`` or ``gelu``.
     """
 
     version: Literal["idefics2", "flamingo"] = "idefics2"
@@ -50,11 +54,12 @@ class PerceiverOptions(ConnectorOptions):
     head_dim: int = Field(default=96, ge=1)
     kv_heads: int | None = Field(default=None, ge=1)
     projection_width: int | None = Field(default=None, ge=1)
+    norm_eps: float | None = Field(default=None, gt=0)
     activation: Literal["relu2", "relu", "gelu"] | None = None
 
     @model_validator(mode="after")
     def _fit(self) -> PerceiverOptions:
-        others = ("activation",) if self.version == "idefics2" else ("kv_heads", "projection_width")
+        others = ("activation",) if self.version == "idefics2" else ("kv_heads", "projection_width", "norm_eps")
         for key in others:
             if getattr(self, key) is not None:
                 raise ValueError(f"version {self.version} has no {key}")
@@ -87,6 +92,7 @@ class Idefics2Perceiver(Connector):
             resampler_n_heads=options.heads,
             resampler_head_dim=options.head_dim,
             num_key_value_heads=options.kv_heads or KV_HEADS,
+            rms_norm_eps=options.norm_eps or NORM_EPS,
         )
         self.modality_projection = Idefics2MLP(
             hidden_size=in_width,

@@ -1,6 +1,7 @@
-"""``pixel_shuffle``: squares of neighbouring features become one token (InternVL).
+"""``pixel_shuffle``: squares of neighbouring features become one token (InternVL, Idefics3, SmolVLM).
 
-Source of the method: InternVL 1.5 (Chen et al. 2024). Two channel orders exist in the wild, named
+Source of the method: InternVL 1.5 (Chen et al. 2024); Idefics3 (Laurençon et al. 2024), where one matrix without
+norm and bias follows. Two channel orders exist in the wild, named
 ``ps_version``: ``v2`` keeps the output grid in (row, column) order, ``v1`` leaves it transposed.
 """
 
@@ -18,10 +19,15 @@ from sightling.sight.connectors.mlp import mlp
 
 @CONNECTORS.register("pixel_shuffle")
 class PixelShuffleOptions(ConnectorOptions):
-    """``factor`` x ``factor`` features become one token; then LayerNorm and an MLP of ``depth``."""
+    """``factor`` x ``factor`` features become one token; then LayerNorm and an MLP of ``depth``.
+
+    Idefics3 and SmolVLM: ``depth`` 1, without ``norm`` and ``bias``.
+    """
 
     factor: int = Field(default=2, ge=1)
     depth: int = Field(default=2, ge=1)
+    norm: bool = True
+    bias: bool = True
     version: Literal["v1", "v2"] = "v2"
 
     def tokens(self, rows: int, columns: int, extra: int = 0) -> int:
@@ -42,12 +48,12 @@ class PixelShuffleOptions(ConnectorOptions):
 
 
 class PixelShuffle(Connector):
-    """Join neighbours along the channels, then LayerNorm, Linear, (GELU, Linear)."""
+    """Join neighbours along the channels, then [LayerNorm,] Linear, (GELU, Linear)."""
 
     def __init__(self, in_width: int, out_width: int, options: PixelShuffleOptions) -> None:
         super().__init__()
         self.options = options
-        self.layers = mlp(in_width * options.factor**2, out_width, options.depth, norm=True)
+        self.layers = mlp(in_width * options.factor**2, out_width, options.depth, options.norm, options.bias)
 
     def forward(self, features_NPD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Shapes: features_NPD with P = rows x columns to tokens_NQD with Q = P / factor^2."""

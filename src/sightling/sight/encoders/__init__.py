@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sightling.sight.encoders import clip, dino, eva, internvit, joined, minicpm, none, qwen_vl, siglip2
+from sightling.sight.encoders import clip, dino, eva, idefics, internvit, joined, minicpm, none, qwen_vl, siglip2
 from sightling.sight.encoders.encoder import (
     STATISTICS,
     Encoder,
@@ -16,6 +16,5 @@ from sightling.sight.encoders.tower import Grid, Tower
 
 __all__ = [
     "STATISTICS", "TOWERS", "TYPES", "Encoder", "EncoderOptions", "Grid", "Statistics", "Tower", "check_usage", "clip",
-    "dino", "eva", "internvit", "joined", "minicpm", "none", "qwen_vl", "siglip2",
-    "tower_config",
+    "dino", "eva", "idefics", "internvit", "joined", "minicpm", "none", "qwen_vl", "siglip2", "tower_config",
 ]  # fmt: skip

@@ -80,8 +80,8 @@ def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -
     """Refuse a use that a tower of these sizes does not allow.
 
     Raises:
-        UserError: a layer that the tower has not, a CLS token to keep where there is none, places by buckets for a
-            tower that was never trained with them, or a stem whose convolutions do not make the patch size.
+        UserError: a layer that the tower has not, a CLS token to keep where there is none, positions that the tower was
+            never trained with, or a stem whose convolutions do not make the patch size.
     """
     kind = TOWERS[config.model_type]
     if not kind.uses:
@@ -104,6 +104,8 @@ def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -
     if options.positions == "bucketed" and not kind.buckets:
         able = ", ".join(sorted(name for name, model_type in TYPES.items() if TOWERS[model_type].buckets))
         raise UserError(f"{where}.positions = 'bucketed' is not for a {config.model_type}; {able} take it")
+    if options.positions == "interpolated" and not kind.interpolates:
+        raise UserError(f"{where}.positions: a {config.model_type} takes bucketed positions, not interpolated ones")
     if options.stem is not None:
         if not kind.stems:
             raise UserError(f"{where}.stem cannot be set: a {config.model_type} takes its own patches")

@@ -34,6 +34,7 @@ class Tower(ABC):
         mixes: whether inputs of several grids can run in one pass, padded and masked.
         buckets: whether places can be taken by buckets of the side (see :func:`buckets`).
         stems: whether convolutions may stand in the place of its patches.
+        interpolates: whether its places can be resized for another grid; elsewhere they are taken by buckets.
         uses: whether an encoder's options say how it is used; towers that hold several have them one by one.
     """
 
@@ -43,6 +44,7 @@ class Tower(ABC):
     mixes: ClassVar[bool] = True
     buckets: ClassVar[bool] = False
     stems: ClassVar[bool] = False
+    interpolates: ClassVar[bool] = True
     uses: ClassVar[bool] = True
 
     def defaults(self) -> dict[str, Any]:

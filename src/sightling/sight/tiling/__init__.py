@@ -9,12 +9,14 @@ from __future__ import annotations
 from sightling.sight.tiling.adaptive import Adaptive
 from sightling.sight.tiling.anyres import Anyres, Unpadded
 from sightling.sight.tiling.base import TILINGS, Placement, Plan, Tiling
+from sightling.sight.tiling.bounded import Bounded
 from sightling.sight.tiling.dynamic import Dynamic
 from sightling.sight.tiling.native import Native
 from sightling.sight.tiling.overlapping import Overlapping
 from sightling.sight.tiling.single import Single
+from sightling.sight.tiling.tagged import Tagged
 
 __all__ = [
-    "TILINGS", "Adaptive", "Anyres", "Dynamic", "Native", "Overlapping", "Placement", "Plan", "Single", "Tiling",
-    "Unpadded",
+    "TILINGS", "Adaptive", "Anyres", "Bounded", "Dynamic", "Native", "Overlapping", "Placement", "Plan", "Single",
+    "Tagged", "Tiling", "Unpadded",
 ]  # fmt: skip

@@ -31,12 +31,14 @@ class Placement:
     A crop that reaches beyond the picture is filled there before it is scaled.
     A negative offset makes the canvas a window onto a scaled picture larger than itself: tiles of one
     picture are cut after it was scaled, so that nothing is blurred at their seams.
+    ``steps`` are the sizes that the crop is scaled to, one after another, on the way to ``scaled``.
     """
 
     crop: Box
     scaled: Size
     offset: tuple[int, int]
     canvas: Size
+    steps: tuple[Size, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,12 @@ class Plan(Sequence[Placement]):
         left, top = self.cells[0].offset
         corners = [(left - cell.offset[0], top - cell.offset[1], cell.canvas) for cell in self.cells]
         return tuple((x, y, x + width, y + height) for x, y, (width, height) in corners)
+
+    @property
+    def laid(self) -> Placement:
+        """The picture on the whole canvas."""
+        cell = self.cells[0]
+        return Placement(cell.crop, cell.scaled, cell.offset, self.canvas)
 
     def runs(self, tokens: Callable[[int, int], int]) -> tuple[int, ...]:
         """Visual tokens that follow each other, one number a tile, or one for all where they become one field."""
@@ -176,12 +184,18 @@ TILINGS: Registry[type[Tiling]] = Registry("tiling scheme")
 
 
 def windows_of(
-    scaled: Size, picture: Size, margin: tuple[int, int], side: Size, step: Size, grid: Grid
+    scaled: Size,
+    picture: Size,
+    margin: tuple[int, int],
+    side: Size,
+    step: Size,
+    grid: Grid,
+    steps: tuple[Size, ...] = (),
 ) -> list[Placement]:
     """A grid's tiles, row by row: windows of size ``side``, ``step`` apart, onto the whole picture scaled.
 
-    The scaled picture lies at ``margin`` on the canvas that the windows cover.
+    The scaled picture lies at ``margin`` on the canvas that the windows cover; ``steps`` as in :class:`Placement`.
     """
     whole = (0, 0, *picture)
     corners = [(column * step[0], row * step[1]) for row in range(grid[0]) for column in range(grid[1])]
-    return [Placement(whole, scaled, (margin[0] - x, margin[1] - y), side) for x, y in corners]
+    return [Placement(whole, scaled, (margin[0] - x, margin[1] - y), side, steps) for x, y in corners]
