@@ -13,6 +13,8 @@ from typing import Any
 
 LAYOUTS: dict[str, str] = {
     "blip-2": "blip_2",
+    "idefics2": "idefics2",
+    "idefics3": "idefics3",
     "instructblip": "instructblip",
     "internvl": "internvl",
     "llava": "llava",
@@ -22,6 +24,7 @@ LAYOUTS: dict[str, str] = {
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen2_vl": "qwen2_vl",
     "qwen3_vl": "qwen3_vl",
+    "smolvlm": "smolvlm",
 }
 """transformers' ``model_type`` of a checkpoint, and the file of ``sightling.interop`` that knows its layout."""
 

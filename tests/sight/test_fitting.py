@@ -37,6 +37,8 @@ SCHEMES: list[dict[str, Any]] = [
     {"type": "dynamic"}, {"type": "dynamic", "max_tiles": 30, "thumbnail": False},
     {"type": "overlapping"}, {"type": "overlapping", "overlap": 0.5, "max_tiles": 6},
     {"type": "adaptive"}, {"type": "adaptive", "merge": 2}, {"type": "adaptive", "merge": 4, "max_slices": 3},
+    {"type": "tagged"}, {"type": "tagged", "squares": 6, "max_tiles": 7}, {"type": "tagged", "cut": False},
+    {"type": "bounded"}, {"type": "bounded", "shortest": 20, "longest": 90, "quarters": True},
     {"type": "native"}, {"type": "native", "merge": 1, "min_pixels": 1}, {"type": "native", "merge": 12},
 ]  # fmt: skip
 
@@ -119,7 +121,8 @@ def test_a_connector_makes_what_it_counted_and_padding_never_changes_it(
         ({"type": "native"}, {"type": "concat"}, 0, "native with merge: 4"),
         ({"type": "single"}, {"type": "merger", "factor": 3}, 0,
          "schemes that fit are adaptive with merge: 3, native with merge: 3$"),
-        ({"type": "anyres"}, {"type": "resampler", "queries": 5}, 0, "anyres with unpad: false, dynamic, native"),
+        ({"type": "anyres"}, {"type": "resampler", "queries": 5}, 0,
+         "anyres with unpad: false, bounded, dynamic, native"),
         ({"type": "anyres"}, {"type": "linear"}, 1, "makes 257 from 16 x 16 patches; schemes that fit are adaptive, "),
         ({"type": "single"}, {"type": "merger"}, 1, "set encoder.keep_cls to false; no scheme fits this connector$"),
         ({"type": "native", "max_pixels": 100, "min_pixels": 1}, {"type": "linear"}, 0,

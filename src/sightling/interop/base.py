@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -181,7 +182,8 @@ class Layout(ABC):
         Raises:
             UserError: it cannot be one, in one sentence.
         """
-        told = {key: value for key, value in folder.config.items() if key != "transformers_version"}
+        # A copy: some classes take out of what they are given what they do not need.
+        told = deepcopy({key: value for key, value in folder.config.items() if key != "transformers_version"})
         try:
             return self.config_class.from_dict(told)
         except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:

@@ -67,8 +67,10 @@ class InternVL(Layout):
         """See the base class."""
         options, _, layer = encoder_written(self.name, config)
         connector = config.connector_options()
-        if not isinstance(connector, PixelShuffleOptions) or (connector.depth, connector.version) != (2, "v2"):
-            raise self.refuse("connector", config.connector, "it takes a pixel_shuffle of depth 2, version v2")
+        factor = connector.factor if isinstance(connector, PixelShuffleOptions) else 1
+        if connector != PixelShuffleOptions(factor=factor):
+            wanted = "it takes a pixel_shuffle of depth 2, version v2, with norm and bias"
+            raise self.refuse("connector", config.connector, wanted)
         vision = part_config(config.vision_config, self.name)
         if vision.model_type != "internvl_vision":
             raise self.refuse("encoder.type", vision.model_type, "it takes an internvit")
@@ -80,8 +82,8 @@ class InternVL(Layout):
             "vision_config": sparse(vision),
             "text_config": sparse(config.text_config),
             "image_token_id": config.image_token_id,
-            "image_seq_length": _tile(processor),
-            "downsample_ratio": 1 / connector.factor,
+            "image_seq_length": processor.image_processor.tile_tokens,
+            "downsample_ratio": 1 / factor,
             "projector_hidden_act": "gelu",
             "vision_feature_layer": layer,
             "vision_feature_select_strategy": "default",
@@ -116,7 +118,7 @@ class InternVL(Layout):
         processor = VisionLanguageProcessor(pictures, tokenizer, template=template)
         expect(
             folder.json("processor_config.json") or {}, f"{folder}/processor_config.json",
-            image_seq_length=_tile(processor),
+            image_seq_length=processor.image_processor.tile_tokens,
         )  # fmt: skip
         return processor
 
@@ -139,7 +141,7 @@ class InternVL(Layout):
                 **images.written(processor, encoder_written(self.name, config).normalise),
                 **self._tiles(config),
             },
-            "processor_config.json": {"processor_class": "InternVLProcessor", "image_seq_length": _tile(processor)},
+            "processor_config.json": {"processor_class": "InternVLProcessor", "image_seq_length": pictures.tile_tokens},
             # The processor puts these around a picture; the template must not say them, too.
             "chat_template.jinja": {"text": form.jinja().replace(before, "").replace(after, "")},
             "tokenizer_config.json": {
@@ -159,14 +161,6 @@ class InternVL(Layout):
         if config.tiling in ({"type": "single"}, {"type": "single", "fit": "stretch"}):
             return {"min_patches": 1, "max_patches": 1}
         raise self.refuse("tiling", config.tiling, "it takes dynamic with a thumbnail, or single with fit stretch")
-
-
-def _tile(processor: VisionLanguageProcessor) -> int:
-    """Visual tokens of one tile."""
-    pictures = processor.image_processor
-    grid = pictures.image_size // pictures.patch_size
-    factor = pictures.connector["factor"] if "factor" in pictures.connector else PixelShuffleOptions().factor
-    return int((grid // factor) ** 2)
 
 
 LAYOUTS.register("internvl")(InternVL())

@@ -52,16 +52,16 @@ class Used(NamedTuple):
         return told if isinstance(told, str) else told.model_dump() if told is not None else self.tower.statistics
 
 
-def encoder_written(layout: str, config: VisionLanguageConfig) -> Used:
-    """How a tower is used.
+def encoder_written(layout: str, config: VisionLanguageConfig, positions: str = "interpolated") -> Used:
+    """How a tower is used, with the ``positions`` that the layout's towers take.
 
     Raises:
-        UserError: a convolutional stem or bucketed positions, which no such layout holds.
+        UserError: a convolutional stem, which no such layout holds, or other positions.
     """
     options = config.encoder_options()
     if options.stem is not None:
         raise UserError(f"the layout {layout!r} cannot hold encoder.stem; it knows the plain patch convolution alone")
-    if options.positions != "interpolated":
+    if options.positions != positions:
         raise UserError(f"the layout {layout!r} cannot hold encoder.positions = {options.positions!r}")
     vision = part_config(config.vision_config, layout)
     layer = options.layer if isinstance(options.layer, int) else list(options.layer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sightling.errors import UserError
 from sightling.interop.base import Folder
-from sightling.model.templates import TEMPLATES
+from sightling.model.templates import TEMPLATES, Template
 
 PICTURE: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": "what is this?"}]
 SHORT = [{"role": "user", "content": PICTURE}]
@@ -77,12 +78,18 @@ def _same(
     """Whether a template writes that; a beginning that the tokenizer may put there itself is not compared."""
     form = TEMPLATES.get(name)
     try:
-        ours = _written(tokenizer, form.jinja(), conversation)
+        ours = _written(tokenizer, unmarked(form, around).jinja(), conversation)
     except (TemplateError, TypeError, ValueError, KeyError):
         return False
-    for token in around:
-        ours = ours.replace(token, "")
     return ours.removeprefix(form.begin) == wanted.removeprefix(form.begin)
+
+
+def unmarked(form: Template, around: Sequence[str]) -> Template:
+    """A template without what a checkpoint's processor, not its own template, puts around a picture."""
+    before, uncut, after = form.before_image, form.uncut, form.after_image
+    for token in around:
+        before, uncut, after = (one.replace(token, "") for one in (before, uncut, after))
+    return replace(form, before_image=before, uncut=uncut, after_image=after, apart="" if around else form.apart)
 
 
 def _written(tokenizer: PreTrainedTokenizerFast, template: str, conversation: Any) -> str:
