@@ -22,11 +22,18 @@ from transformers.models.llava_next.processing_llava_next import LlavaNextProces
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
+from transformers.models.mllama.image_processing_pil_mllama import (
+    MllamaImageProcessorPil,
+    get_all_supported_aspect_ratios,
+    get_image_size_fit_to_canvas,
+)
+from transformers.models.mllama.image_processing_pil_mllama import get_optimal_tiled_canvas as mllama_canvas
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from kit import noise
 from sightling.sight.preprocess import lay, scale, to_pixels
-from sightling.sight.tiling import Adaptive, Anyres, Dynamic, Native, Plan
+from sightling.sight.tiling import Adaptive, Anyres, Canvas, Dynamic, Native, Plan
+from sightling.sight.tiling.canvas import canvases
 
 PLAIN = {"do_rescale": False, "do_normalize": False}
 PICTURES = [(70, 50), (33, 90), (64, 64), (200, 21), (5, 9), (131, 130)]
@@ -128,6 +135,18 @@ def test_native_sizes_are_qwens_wherever_those_keep_their_own_limit(patch: int, 
     assert same == len(sizes()) if least < most else same > 1000
 
 
+@pytest.mark.parametrize(("most", "side"), [(4, 560), (4, 448), (6, 28), (16, 336)])
+def test_a_canvas_is_mllamas(most: int, side: int) -> None:
+    assert [*canvases(most)] == get_all_supported_aspect_ratios(most)
+    ours = Canvas(max_tiles=most)
+    for width, height in sizes():
+        plan = ours.plan(width, height, side)
+        told = mllama_canvas(height, width, most, side)
+        assert plan.canvas[::-1] == told, (width, height)
+        shown = get_image_size_fit_to_canvas(height, width, *told, side)
+        assert plan[0].scaled[::-1] == shown, (width, height)
+
+
 # ---- pixels
 
 
@@ -181,6 +200,17 @@ def test_adaptive_cuts_minicpm_vs_pixels(size: tuple[int, int], merge: int) -> N
     # There, one tile after another: each as a row of patches, 14 pixels high.
     rows = [tile.unflatten(2, (-1, 14)).unflatten(1, (-1, 14)).permute(0, 2, 1, 3, 4) for tile in ours_of(image, plan)]
     assert torch.equal(torch.cat([row.flatten(2) for row in rows], dim=2), torch.as_tensor(told["pixel_values"][0]))
+
+
+@pytest.mark.parametrize("size", [*PICTURES, (25, 20), (400, 3), (28, 100)])
+def test_a_canvas_is_cut_to_mllamas_pixels(size: tuple[int, int]) -> None:
+    image = noise(*size, seed=6)
+    theirs = MllamaImageProcessorPil(size={"height": 28, "width": 28}, **PLAIN)(image)
+    plan = Canvas().plan(*size, 28, 14)
+    told = torch.as_tensor(theirs["pixel_values"][0][0])
+    assert theirs["num_tiles"] == [[len(plan)]] and not told[len(plan) :].any()
+    assert torch.equal(to_pixels(image, plan, resample="bilinear").float(), told[: len(plan)].float())
+    assert theirs["aspect_ratio_ids"][0][0] == 1 + canvases(4).index(plan.grid)
 
 
 @pytest.mark.parametrize("size", PICTURES)

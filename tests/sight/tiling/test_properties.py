@@ -15,7 +15,18 @@ from kit import noise
 from sightling.errors import UserError
 from sightling.parts import make
 from sightling.sight.preprocess import to_pixels
-from sightling.sight.tiling import TILINGS, Adaptive, Anyres, Bounded, Dynamic, Native, Overlapping, Plan, Tiling
+from sightling.sight.tiling import (
+    TILINGS,
+    Adaptive,
+    Anyres,
+    Bounded,
+    Canvas,
+    Dynamic,
+    Native,
+    Overlapping,
+    Plan,
+    Tiling,
+)
 
 MOST_LONG = 200
 
@@ -30,6 +41,7 @@ SCHEMES: dict[str, list[dict[str, Any]]] = {
     "tagged": [{}, {"squares": 7, "max_tiles": 9}, {"cut": False}, {"squares": 2, "words": True}],
     "bounded": [{"shortest": 16}, {"shortest": 20, "longest": 90}],
     "native": [{}, {"min_pixels": 65536, "max_pixels": 16777216}, {"merge": 1, "min_pixels": 1, "max_pixels": 6000}],
+    "canvas": [{}, {"max_tiles": 1}, {"max_tiles": 6}, {"max_tiles": 40}],
     "overlapping": [{}, {"overlap": 0}, {"overlap": 0.5, "max_tiles": 6}, {"overlap": 0.9, "thumbnail": False}],
 }
 
@@ -67,11 +79,13 @@ def shared(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> 
 
 def test_the_schemes_of_the_house_are_all_here() -> None:
     assert set(SCHEMES) <= set(TILINGS.names())
-    assert {"single", "anyres", "dynamic", "adaptive", "tagged", "bounded", "native", "overlapping"} == set(SCHEMES)
+    assert set(SCHEMES) == {
+        "single", "anyres", "dynamic", "adaptive", "tagged", "bounded", "native", "overlapping", "canvas",
+    }  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None)
-@given(schemes("single", "anyres", "dynamic", "adaptive", "tagged", "bounded", "native"), sizes(), SQUARE)
+@given(schemes("single", "anyres", "dynamic", "adaptive", "tagged", "bounded", "native", "canvas"), sizes(), SQUARE)
 def test_tiles_cover_the_canvas_once(scheme: Tiling, size: tuple[int, int], square: tuple[int, int]) -> None:
     assume(square[1] < 16 or not isinstance(scheme, Native) or scheme.max_pixels >= 16 * 16)
     plan = scheme.plan(*size, *square)
@@ -146,6 +160,9 @@ def test_limits_are_kept_and_sides_are_whole_patches(
         assert plan.overview == (0 if tiles == 1 else tiles if scheme.thumbnail else None)
     if isinstance(scheme, Anyres):
         assert plan.overview == 0 and len(plan) == plan.grid[0] * plan.grid[1] + 1
+    if isinstance(scheme, Canvas):
+        assert len(plan) == plan.grid[0] * plan.grid[1] <= scheme.max_tiles
+        assert plan.overview == (0 if len(plan) == 1 else None)
 
 
 @settings(max_examples=200, deadline=None)
@@ -190,6 +207,35 @@ def test_anyres_keeps_the_aspect_ratio_and_the_middle(
     assert abs(scaled[0] - width * scale) <= 1 and abs(scaled[1] - height * scale) <= 1
     left, top = plan.cells[0].offset
     assert plan.canvas[0] - scaled[0] - 2 * left in (0, 1) and plan.canvas[1] - scaled[1] - 2 * top in (0, 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(sizes(), SQUARE, st.integers(1, 12))
+def test_a_canvas_shows_a_whole_picture_in_its_upper_left(
+    size: tuple[int, int], square: tuple[int, int], most: int
+) -> None:
+    side = square[0]
+    plan = Canvas(max_tiles=most).plan(*size, *square)
+    (scaled,) = {tile.scaled for tile in plan}
+    assert all(tile.crop == (0, 0, *size) for tile in plan) and plan[0].offset == (0, 0)
+    assert all(have <= room for have, room in zip(scaled, plan.canvas, strict=True))
+    scale = max(scaled[0] / size[0], scaled[1] / size[1])
+    # The thinnest are held at one pixel.
+    assert min(scaled) == 1 or all(abs(have - own * scale) <= 1 for have, own in zip(scaled, size, strict=True))
+    if max(size) <= side:
+        # A picture of less than a square is enlarged to one.
+        assert plan.grid == (1, 1) and max(scaled) == side
+    elif any(size[0] <= columns * side and size[1] <= rows * side for rows, columns in grids_of(most)):
+        assert scaled == size
+    else:
+        assert scaled[0] == plan.canvas[0] or scaled[1] == plan.canvas[1]
+        # No other canvas shows more of it.
+        best = max(min(columns * side / size[0], rows * side / size[1]) for rows, columns in grids_of(most))
+        assert min(plan.canvas[0] / size[0], plan.canvas[1] / size[1]) == pytest.approx(best)
+
+
+def grids_of(most: int) -> list[tuple[int, int]]:
+    return [(rows, columns) for rows in range(1, most + 1) for columns in range(1, most + 1) if rows * columns <= most]
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3), (3, 1)])
@@ -249,6 +295,8 @@ def test_native_keeps_its_limit_where_a_short_side_is_held_at_one_cell() -> None
         ({"type": "anyres", "limit": 0}, "tiling.limit = 0 is wrong: input should be greater than or equal to 1"),
         ({"type": "adaptive", "max_slices": 0}, "tiling.max_slices = 0 is wrong: .* 1"),
         ({"type": "adaptive", "merge": 0}, "tiling.merge = 0 is wrong: .* 1"),
+        ({"type": "canvas", "max_tiles": 0}, "tiling.max_tiles = 0 is wrong: input should be greater than .* 1"),
+        ({"type": "canvas", "max_tiles": 257}, "tiling.max_tiles = 257 is wrong: input should be less than .* 256"),
         ({"type": "native", "min_pixels": 9, "max_pixels": 8}, "tiling: min_pixels 9 is more than max_pixels 8"),
         ({"type": "tagged", "squares": 33}, "tiling.squares = 33 is wrong: input should be less than .* 32"),
         ({"type": "bounded", "shortest": 9, "longest": 8}, "tiling: shortest 9 is more than longest 8"),

@@ -10,6 +10,7 @@ from sightling.sight.tiling.adaptive import Adaptive
 from sightling.sight.tiling.anyres import Anyres, Unpadded
 from sightling.sight.tiling.base import TILINGS, Placement, Plan, Tiling
 from sightling.sight.tiling.bounded import Bounded
+from sightling.sight.tiling.canvas import Canvas
 from sightling.sight.tiling.dynamic import Dynamic
 from sightling.sight.tiling.native import Native
 from sightling.sight.tiling.overlapping import Overlapping
@@ -17,6 +18,6 @@ from sightling.sight.tiling.single import Single
 from sightling.sight.tiling.tagged import Tagged
 
 __all__ = [
-    "TILINGS", "Adaptive", "Anyres", "Bounded", "Dynamic", "Native", "Overlapping", "Placement", "Plan", "Single",
-    "Tagged", "Tiling", "Unpadded",
+    "TILINGS", "Adaptive", "Anyres", "Bounded", "Canvas", "Dynamic", "Native", "Overlapping", "Placement", "Plan",
+    "Single", "Tagged", "Tiling", "Unpadded",
 ]  # fmt: skip
