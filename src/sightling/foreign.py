@@ -21,6 +21,7 @@ LAYOUTS: dict[str, str] = {
     "llava_next": "llava_next",
     "llava_onevision": "llava_onevision",
     "minicpmv4_6": "minicpmv4_6",
+    "mllama": "mllama",
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen2_vl": "qwen2_vl",
     "qwen3_vl": "qwen3_vl",

@@ -18,6 +18,7 @@ from transformers.utils import logging
 from sightling.errors import UserError, nearest
 from sightling.foreign import layout_of, reader
 from sightling.model import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
+from sightling.model.language_models import embedding_rows
 from sightling.model.spatial import is_spatial
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -173,7 +174,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _check_match(folder: Path, config: VisionLanguageConfig, processor: VisionLanguageProcessor) -> None:
-    rows, words = config.get_text_config().vocab_size, len(processor.tokenizer)
+    rows, words = embedding_rows(config.get_text_config()), len(processor.tokenizer)
     if words > rows:
         raise UserError(
             f"the tokenizer in {folder} belongs to another model: it has {words:,} tokens, the model knows {rows:,}"

@@ -78,6 +78,9 @@ class Memory:
         self.forget()
         if cache is None or not is_plain(cache):
             return new_cache(model), 0
+        if model.gated is not None and model.gated.options.ahead and _pictures(held) != _pictures(marks):
+            # What stands before the first picture has looked at others than those of this prompt.
+            return new_cache(model), 0
         most = min(len(held), len(marks) - 1)
         same = next((place for place in range(most) if held[place] != marks[place]), most)
         take_back(cache, len(held) - same)
@@ -86,6 +89,11 @@ class Memory:
     def keep(self, cache: DynamicCache, marks: list[Mark]) -> None:
         """Remember a cache and what it holds."""
         self._cache, self._marks = cache, marks
+
+
+def _pictures(marks: Sequence[Mark]) -> list[Mark]:
+    """The marks that stand for pictures."""
+    return [mark for mark in marks if not isinstance(mark, int)]
 
 
 def marks_of(processor: VisionLanguageProcessor, prompt: Encoded, keys: Sequence[str]) -> list[Mark]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch.nn as nn
 
@@ -28,10 +30,16 @@ def prompt_of(sample: Sample) -> Sample:
 def encode_prompt(processor: VisionLanguageProcessor, sample: Sample) -> Encoded:
     """A prompt as tokens, up to and with the opening of the assistant's turn.
 
+    Where words look at pictures behind them, a prompt with pictures behind its trunk shares none: the words before the
+    first picture have looked at the last one.
+
     Raises:
         UserError: the sample has no turn to answer, or a picture of it cannot be read.
     """
-    return processor.encode(prompt_of(sample), prompt_only=True)
+    prompt = processor.encode(prompt_of(sample), prompt_only=True)
+    if processor.image_processor.ahead and prompt.trunk_pictures < len(prompt.pictures):
+        return replace(prompt, trunk=0, trunk_pictures=0)
+    return prompt
 
 
 def stop_ids(model: VisionLanguageModel, processor: VisionLanguageProcessor) -> frozenset[int]:
@@ -43,9 +51,13 @@ def forbidden_ids(model: VisionLanguageModel) -> tuple[int, ...]:
     """The tokens an answer never holds.
 
     The image placeholder stands for a picture, and an answer brings none: without this a badly trained
-    model could ask for a visual token that does not exist. Further ones by ``suppress_tokens``.
+    model could ask for a visual token that does not exist. Further ones by ``suppress_tokens``. A token behind the
+    output head's last row cannot be written in any case, and is not among them.
     """
-    return tuple(sorted({model.config.image_token_id, *_listed(model.generation_config.suppress_tokens)}))
+    told = {model.config.image_token_id, *_listed(model.generation_config.suppress_tokens)}
+    head: Any = model.get_output_embeddings()
+    rows = len(head.weight)
+    return tuple(sorted(token for token in told if token < rows))
 
 
 def _listed(value: int | list[int] | None) -> list[int]:

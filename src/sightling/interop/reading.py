@@ -15,6 +15,7 @@ from sightling.interop.base import CONFIG, SPOKEN, TEXTS, Folder, Layout, layout
 from sightling.interop.keys import Table
 from sightling.interop.weights import Source, compare
 from sightling.model import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
+from sightling.model.language_models import embedding_rows
 from sightling.model.pretrained import load_tokenizer
 
 
@@ -81,7 +82,7 @@ def read_processor(
     config = config or read_config(layout, path)
     tokenizer = load_tokenizer(path)
     processor = layout.read_processor(config, tokenizer, Folder(path))
-    rows, words = config.get_text_config().vocab_size, len(tokenizer)
+    rows, words = embedding_rows(config.get_text_config()), len(tokenizer)
     if words > rows:
         raise UserError(
             f"the tokenizer in {path} belongs to another model: it has {words:,} tokens, the model knows {rows:,}"

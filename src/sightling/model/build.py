@@ -25,7 +25,15 @@ from sightling.model.templates import TEMPLATES
 from sightling.model.vocabulary import add_control_tokens, fit_rows, rounded
 from sightling.parts import Part, make, validate
 from sightling.sight.connectors import CONNECTORS, BlindOptions, CrossAttentionOptions
-from sightling.sight.encoders import STATISTICS, TOWERS, EncoderOptions, Statistics, check_usage, tower_config
+from sightling.sight.encoders import (
+    STATISTICS,
+    TOWERS,
+    EncoderOptions,
+    Statistics,
+    check_tiling,
+    check_usage,
+    tower_config,
+)
 from sightling.sight.fitting import check_fit
 from sightling.sight.preprocess import RESAMPLE
 from sightling.sight.tiling import TILINGS
@@ -92,6 +100,7 @@ def check_model(told: Mapping[str, Any], where: str = "model") -> ModelSection:
     if "type" in section.encoder:
         tower = tower_config(sizes(section.tower()), f"{where}.encoder")
         check_usage(tower, options, f"{where}.encoder")
+        check_tiling(tower, tiling, connector.reads_text, where)
         kind = TOWERS[tower.model_type]
         sides = kind.image_size(tower), kind.patch_size(tower)
         check_fit(tiling, connector, *sides, int(options.keep_cls), where)
@@ -242,7 +251,8 @@ def build_model(model_section: Mapping[str, Any], seed: int, workdir: Path) -> t
         if text.vocab_size < least:
             raise UserError(f"model.language_model.vocab_size = {text.vocab_size} is less than the tokenizer's {least}")
         text.pad_token_id, text.eos_token_id = processor.pad_token_id, processor.stop_token_id
-        text.bos_token_id = None
+        # Nothing stands before a prompt but what the template writes; Mllama's configuration wants a number.
+        text.bos_token_id = processor.stop_token_id if text.model_type == "mllama_text_model" else None
     processor.spatial = is_spatial(text)
     config = VisionLanguageConfig(
         vision_config=vision,

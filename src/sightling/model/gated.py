@@ -3,8 +3,8 @@
 Source of the method: Flamingo (Alayrac et al. 2022, arXiv:2204.14198) and Llama 3.2 Vision (Grattafiori et al. 2024,
 arXiv:2407.21783). A gated layer adds ``tanh(gate) * attention`` and then ``tanh(gate) * feed-forward`` to what a layer
 of the language model is about to get. A token that sees no picture gets exactly nothing added, by both sublayers:
-Llama 3.2's own code does so, transformers' Mllama lets such a token attend to all pictures of its row, and Flamingo
-adds the feed-forward there.
+Llama 3.2's own code does so. transformers' Mllama lets such a token attend to all pictures of its row, to the empty
+tiles behind theirs, too, and adds no feed-forward (``before: all``); Flamingo adds the feed-forward there.
 
 The language model stays what it is, key by key: hooks before its layers run the gated ones.
 
@@ -105,9 +105,9 @@ class GatedLayer(GradientCheckpointingLayer):
     def forward(self, hidden_BTD: Tensor, looking: Looking) -> Tensor:
         """Same shape in and out."""
         attended_BTD = self.cross_attn(self.input_layernorm(hidden_BTD), looking)
-        hidden_BTD = hidden_BTD + _where_seen(self.cross_attn_attn_gate.tanh() * attended_BTD, looking)
+        hidden_BTD = hidden_BTD + _where(looking.reached_BT1, self.cross_attn_attn_gate.tanh() * attended_BTD)
         fed_BTD = self.mlp(self.post_attention_layernorm(hidden_BTD))
-        return hidden_BTD + _where_seen(self.cross_attn_mlp_gate.tanh() * fed_BTD, looking)
+        return hidden_BTD + _where(looking.seen_BT1, self.cross_attn_mlp_gate.tanh() * fed_BTD)
 
     def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The hook that runs this layer on what a layer of the language model is about to get."""
@@ -129,8 +129,8 @@ class _Sizes:
         self.hidden_act = activation
 
 
-def _where_seen(added_BTD: Tensor, looking: Looking) -> Tensor:
-    return added_BTD if looking.seen_BT1 is None else added_BTD.masked_fill(~looking.seen_BT1, 0.0)
+def _where(here_BT1: Tensor | None, added_BTD: Tensor) -> Tensor:
+    return added_BTD if here_BT1 is None else added_BTD.masked_fill(~here_BT1, 0.0)
 
 
 def _set_down(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -163,14 +163,17 @@ class GatedLayers(nn.Module):
     Args:
         options: the connector's.
         config: the language model's configuration.
+        marked: whether visual tokens have one channel more, which is 1, or 0 for what fills up behind a picture's
+            tiles: only tokens before the first picture look at that.
 
     Raises:
         UserError: options that do not fit the language model.
     """
 
-    def __init__(self, options: CrossAttentionOptions, config: PreTrainedConfig) -> None:
+    def __init__(self, options: CrossAttentionOptions, config: PreTrainedConfig, marked: bool = False) -> None:
         super().__init__()
         self.options = options
+        self.marked = marked
         self.places = options.places(config.num_hidden_layers)
         self.layers = nn.ModuleList(GatedLayer(number, options, config) for number in range(len(self.places)))
 
@@ -202,9 +205,17 @@ class GatedLayers(nn.Module):
             features = [tokens_QD.to(embeddings_BTD.dtype) for tokens_QD in features]
         elif features is not None:
             features = features.to(embeddings_BTD.dtype)
+        real_U = None
+        if self.marked and features is not None:
+            marks = features if isinstance(features, Tensor) else torch.cat(list(features))
+            real_U = marks[..., -1].reshape(-1) > 0
+            features = (
+                features[..., :-1] if isinstance(features, Tensor) else [tokens_QD[:, :-1] for tokens_QD in features]
+            )
         looking = look(
-            here_BT, features, last=self.options.sees == "last", position_ids_BT=kwargs.get("position_ids"),
-            attention_mask=kwargs.get("attention_mask"), documents=documents, cache=cache,
+            here_BT, features, last=self.options.sees == "last", ahead=self.options.ahead, real_U=real_U,
+            position_ids_BT=kwargs.get("position_ids"), attention_mask=kwargs.get("attention_mask"),
+            documents=documents, cache=cache,
         )  # fmt: skip
         named = {} if looking is None else {NAME: looking}
         output = language_model.get_decoder()(inputs_embeds=embeddings_BTD, **named, **kwargs)

@@ -81,6 +81,11 @@ class VisionLanguageImageProcessor(BaseImageProcessor):
         side = self.image_size // self.patch_size
         return self._connector.tokens(side, side, self.extra_features)
 
+    @property
+    def ahead(self) -> bool:
+        """Whether words look at pictures behind them."""
+        return self._connector.ahead
+
     def plan(self, width: int, height: int, tiles: int | None = None) -> Plan:
         """The encoder inputs for a picture of that size, in order; ``tiles`` is the picture's own budget."""
         return self._scheme.plan(width, height, self.image_size, self.patch_size, tiles)

@@ -14,7 +14,8 @@ from sightling.model.spatial import is_spatial, share_heads
 from sightling.sight.configs import make_config
 
 LANGUAGE_MODELS = (
-    "llama", "mistral", "opt", "qwen2", "qwen3", "qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
+    "llama", "mistral", "mllama_text_model", "opt", "qwen2", "qwen3", "qwen3_moe", "qwen2_vl_text", "qwen2_5_vl_text",
+    "qwen3_vl_text",
 )  # fmt: skip
 """What a recipe writes as ``language_model.type``; any pretrained causal language model can be loaded."""
 
@@ -46,7 +47,12 @@ def language_config(options: Mapping[str, Any], where: str = "model.language_mod
             rest.setdefault("num_key_value_heads", heads)
         if isinstance(width, int) and heads > 0 and hasattr(CONFIG_MAPPING[name], "head_dim"):
             rest.setdefault("head_dim", width // heads)
-    tied = rest.pop("tie_word_embeddings", True)
+    tied = rest.pop("tie_word_embeddings", name != "mllama_text_model")
+    # Its gated layers are the connector's.
+    if name == "mllama_text_model" and (tied or rest.setdefault("cross_attention_layers", [])):
+        key = "tie_word_embeddings" if tied else "cross_attention_layers"
+        reason = "its head has fewer rows than its embeddings" if tied else "the connector says where they stand"
+        raise UserError(f"{where}.{key} cannot be set for a {name}: {reason}")
     if type(tied) is not bool:
         raise UserError(f"{where}.tie_word_embeddings = {tied!r} is wrong: it must be true or false")
     config = make_config(CONFIG_MAPPING[name], rest, where)

@@ -1,7 +1,7 @@
-"""The language halves of Qwen2-VL, Qwen2.5-VL and Qwen3-VL as causal language models of their own.
+"""The language halves of Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Mllama as causal language models of their own.
 
-transformers has their decoders and their whole models, but nothing between. Keys are those of other causal language
-models (``model.layers.*``, ``lm_head.weight``).
+Of Qwen's transformers has the decoders and the whole models, but nothing between. Keys are those of other causal
+language models (``model.layers.*``, ``lm_head.weight``). Mllama's it has; it holds none of the gated layers here.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 import torch.nn as nn
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import GenerationMixin, MllamaForCausalLM, PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLPreTrainedModel, Qwen2_5_VLTextModel
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
@@ -87,5 +88,20 @@ class Qwen3VLCausalLM(_Causal, Qwen3VLPreTrainedModel, GenerationMixin):
     config_class, decoder_class, input_modalities = Qwen3VLTextConfig, Qwen3VLTextModel, ("text",)
 
 
-CAUSAL = (Qwen2VLCausalLM, Qwen25VLCausalLM, Qwen3VLCausalLM)
+class MllamaCausalLM(MllamaForCausalLM):
+    """Llama 3.2 Vision's; its embeddings have eight rows more than its head, for the placeholder and what may come."""
+
+    # transformers' own names what only the whole model has, and its decoder is not found.
+    config_class, base_model_prefix = MllamaTextConfig, "model"
+
+
+def embedding_rows(text: PreTrainedConfig) -> int:
+    """How many tokens a language model's embeddings have rows for."""
+    return int(text.vocab_size) + (MLLAMA_SPARE if text.model_type == MllamaTextConfig.model_type else 0)
+
+
+MLLAMA_SPARE = 8
+"""Rows of Mllama's embeddings behind those that its output head has, too."""
+
+CAUSAL = (Qwen2VLCausalLM, Qwen25VLCausalLM, Qwen3VLCausalLM, MllamaCausalLM)
 """To be registered with transformers' ``AutoModelForCausalLM``."""

@@ -3,7 +3,7 @@
 A token looks at a picture whose placeholder it may see: one at or before it, in its own document, and in the trunk or
 its own branch; so a sample in a packed row looks at what it looks at alone. Of those it takes all, or the last:
 placeholders that stand side by side count as one picture, as in Llama 3.2 Vision's processor, so a picture's tiles
-stay together.
+stay together. A token before the first picture looks at nothing, or at all of its own document.
 
 Legend: ``B`` rows, ``T`` tokens, ``K`` tokens with those in the cache, ``M`` pictures a row, ``N`` pictures of all
 rows, ``S`` visual tokens a row, ``U`` visual tokens of all rows, ``G`` key-value heads, ``W`` head width, ``D`` width.
@@ -127,8 +127,10 @@ class Looking:
         tokens_UD: visual tokens that are new in this pass, of all rows in order.
         index_BS: which of them stand in each row; U for none.
         mask_B1TS: which tokens look at which visual tokens, new ones after those of before; None where all look at
-            all. Tokens that look at nothing look at everything here, which spares their softmax; ``seen_BT1`` tells.
-        seen_BT1: which tokens look at anything; None where all do.
+            all. Tokens that look at nothing look at everything here, which spares their softmax; ``reached_BT1``
+            tells.
+        seen_BT1: which tokens see a picture; None where all do.
+        reached_BT1: which tokens look at anything: those, and those that look ahead; None where all do.
         told_BM3: of old and new pictures, as in :class:`PictureLayer`.
         owner_BS: likewise.
         held: what was seen in earlier passes.
@@ -139,6 +141,7 @@ class Looking:
     index_BS: Tensor | None
     mask_B1TS: Tensor | None
     seen_BT1: Tensor | None
+    reached_BT1: Tensor | None
     told_BM3: Tensor
     owner_BS: Tensor
     held: PictureLayer | None
@@ -193,6 +196,8 @@ def look(
     features: Tensor | Sequence[Tensor] | None,
     *,
     last: bool,
+    ahead: bool = False,
+    real_U: Tensor | None = None,
     position_ids_BT: Tensor | None = None,
     attention_mask: Any = None,
     documents: tuple[Tensor, Tensor] | None = None,
@@ -204,6 +209,8 @@ def look(
         here_BT: where placeholders stand.
         features: visual tokens of the pictures in row order: tokens_NQD, tokens_QD of each, or of the only one.
         last: whether a token looks at the last picture only.
+        ahead: whether a token that sees no picture looks at all that are new in its row, those behind it.
+        real_U: which visual tokens are of a picture; the others fill up, and only who looks ahead looks at them.
         position_ids_BT: positions; left out, tokens are counted, with those in the cache.
         attention_mask: what the language model gets; a mask_B1TK (or one a kind of layer) also says who sees whose
             placeholder.
@@ -236,18 +243,30 @@ def look(
     if last:
         told_BM3 = _joined(told_BM3, may_BTM, taken_BM, before)
         may_BTM = _only_last(told_BM3, may_BTM)
-    index_BS, owner_BS = _laid_out(new_BM, sizes, before)
+    index_BS, shown_BS = _laid_out(new_BM, sizes, before)
+    owner_BS = shown_BS
+    if real_U is not None:
+        real_BS = torch.nn.functional.pad(real_U, (0, 1))[index_BS]
+        owner_BS = owner_BS.masked_fill(~real_BS, NOWHERE)
     if held is not None and held.owner_BS is not None:
-        owner_BS = torch.cat([held.owner_BS, owner_BS], dim=1)
-    mask_BTS = torch.nn.functional.pad(may_BTM, (0, 1)).gather(
-        2, owner_BS.masked_fill(owner_BS < 0, may_BTM.shape[2])[:, None].expand(-1, may_BTM.shape[1], -1)
-    )
-    seen_BT1 = mask_BTS.any(-1, keepdim=True)
-    mask_B1TS = (mask_BTS | ~seen_BT1)[:, None]
-    return Looking(
-        tokens_UD, index_BS if count else None, None if bool(mask_B1TS.all()) else mask_B1TS,
-        None if bool(seen_BT1.all()) else seen_BT1, told_BM3, owner_BS, held,
-    )  # fmt: skip
+        owner_BS, shown_BS = (torch.cat([held.owner_BS, one_BS], dim=1) for one_BS in (owner_BS, shown_BS))
+    mask_BTS = _of_owners(may_BTM, owner_BS)
+    seen_BT1 = reached_BT1 = mask_BTS.any(-1, keepdim=True)
+    if ahead:
+        every_BTM = _own(told_BM3[..., 0], here_BT.shape[1], documents)
+        mask_BTS = mask_BTS | (_of_owners(every_BTM, shown_BS) & ~seen_BT1)
+        reached_BT1 = mask_BTS.any(-1, keepdim=True)
+    mask_B1TS = (mask_BTS | ~reached_BT1)[:, None]
+    seen, reached = (None if bool(one_BT1.all()) else one_BT1 for one_BT1 in (seen_BT1, reached_BT1))
+    mask = None if bool(mask_B1TS.all()) else mask_B1TS
+    return Looking(tokens_UD, index_BS if count else None, mask, seen, reached, told_BM3, owner_BS, held)
+
+
+def _of_owners(may_BTM: Tensor, owner_BS: Tensor) -> Tensor:
+    """may_BTS: what holds of a picture holds of its tokens; of those of no picture nothing does."""
+    nobody = may_BTM.shape[2]
+    index_B1S = owner_BS.masked_fill(owner_BS < 0, nobody)[:, None]
+    return torch.nn.functional.pad(may_BTM, (0, 1)).gather(2, index_B1S.expand(-1, may_BTM.shape[1], -1))
 
 
 def _flat(features: Tensor | Sequence[Tensor] | None, count: int) -> tuple[Tensor | None, list[int]]:
@@ -284,13 +303,10 @@ def _may_see(
     places_BM: Tensor, length: int, past: int, attention_mask: Any, documents: tuple[Tensor, Tensor] | None
 ) -> Tensor:
     """may_BTM: whether a token may see a placeholder."""
-    there_B1M = (places_BM >= 0)[:, None]
     own_T1 = torch.arange(past, past + length, device=places_BM.device)[:, None]
-    may_BTM = there_B1M & (places_BM[:, None] <= own_T1)
+    may_BTM = _own(places_BM, length, documents) & (places_BM[:, None] <= own_T1)
     if documents is not None:
-        told = [ids_BT.gather(1, places_BM.clamp_min(0))[:, None] for ids_BT in documents]
-        document_BT1, branch_BT1 = (ids_BT[..., None] for ids_BT in documents)
-        return may_BTM & (document_BT1 == told[0]) & ((told[1] == TRUNK) | (branch_BT1 == told[1]))
+        return may_BTM
     if isinstance(attention_mask, Mapping):
         if "full_attention" not in attention_mask:
             raise ValueError(f"masks for layers of kinds {sorted(attention_mask)} do not say which pictures are seen")
@@ -300,6 +316,16 @@ def _may_see(
         chosen_BTM = mask_BTK.gather(2, places_BM.clamp_min(0)[:, None].expand(-1, mask_BTK.shape[1], -1))
         return may_BTM & (chosen_BTM if chosen_BTM.dtype == torch.bool else chosen_BTM == 0)
     return may_BTM
+
+
+def _own(places_BM: Tensor, length: int, documents: tuple[Tensor, Tensor] | None) -> Tensor:
+    """own_BTM: whether a placeholder, before a token or behind it, is one of its row, its document and its path."""
+    there_B1M = (places_BM >= 0)[:, None]
+    if documents is None:
+        return there_B1M.expand(-1, length, -1)
+    told = [ids_BT.gather(1, places_BM.clamp_min(0))[:, None] for ids_BT in documents]
+    document_BT1, branch_BT1 = (ids_BT[..., None] for ids_BT in documents)
+    return there_B1M & (document_BT1 == told[0]) & ((told[1] == TRUNK) | (branch_BT1 == told[1]))
 
 
 def _joined(told_BM3: Tensor, may_BTM: Tensor, taken_BM: Tensor, before: int) -> Tensor:

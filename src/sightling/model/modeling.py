@@ -33,7 +33,7 @@ from sightling.model.spatial import TellsPlaces, check_spatial
 from sightling.model.tree import NO_MASK, Layout, attending, layout_for
 from sightling.model.vision import PICTURES, SeesPictures
 from sightling.sight.connectors import CrossAttention
-from sightling.sight.encoders import Encoder
+from sightling.sight.encoders import Encoder, check_tiling
 
 IGNORED = -100
 """The label of a position that the loss does not count."""
@@ -83,6 +83,7 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
         super().__init__(config)
         connector = config.connector_options()
         check_spatial(config.text_config, connector, config.tiling_scheme(), config.encoder_options(), "model")
+        check_tiling(config.vision_config, config.tiling_scheme(), connector.reads_text, "model")
         self.loss_type = "ForCausalLM"
         for loaded in (tower, language_model):
             # What is loaded keeps its weights when the new parts draw theirs.
@@ -94,7 +95,8 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
         self.connector = connector.build(self.encoder.width, width)
         self.tiling = config.tiling_scheme()
         if isinstance(self.connector, CrossAttention):
-            gated = GatedLayers(self.connector.options, self.language_model.config)
+            marked = self.encoder.kind.together and connector.ahead
+            gated = GatedLayers(self.connector.options, self.language_model.config, marked)
             gated.attach(self.language_model)
             self.connector.gated = gated
         if self.tiling.ends_rows:

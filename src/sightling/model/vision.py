@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -97,18 +98,27 @@ class SeesPictures:
         if image_sizes is None:
             if self.tiling.ends_rows:
                 raise ValueError("image_sizes is missing: the tiling scheme joins each picture's tiles by its size")
+            if self.encoder.kind.together:
+                raise ValueError("image_sizes is missing: the encoder looks at the tiles of a picture together")
             grid = self.encoder.grid(pixel_values.shape[-2], pixel_values.shape[-1])
             words_NT = self._words([1] * len(pixel_values), qformer_input_ids, qformer_attention_mask)
             return self.connector(self.encoder(pixel_values), grid, **words_NT)
         plans = self.plans(image_sizes)
         words_NT = self._words(list(map(len, plans)), qformer_input_ids, qformer_attention_mask)
+        if self.encoder.kind.together:
+            return self._of_pictures(self._together(pixel_values, plans, len(pixel_values)))
         tokens = self._tile_tokens(pixel_values, [grid for plan in plans for grid in plan.patches], words_NT)
         if self.gated is not None:
-            pictures = self._joined(tokens, plans)
-            return torch.stack(pictures) if len({len(one) for one in pictures}) == 1 else pictures
+            return self._of_pictures(self._joined(tokens, plans))
         if self.tiling.ends_rows or len({len(one) for one in tokens}) > 1:
             return torch.cat(self._joined(tokens, plans))
         return torch.stack(tokens)
+
+    def _of_pictures(self, pictures: Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
+        """Tokens_VD of all pictures, or, where they stand beside the text, of each."""
+        if self.gated is None:
+            return torch.cat(list(pictures))
+        return torch.stack(list(pictures)) if len({len(one) for one in pictures}) == 1 else pictures
 
     def picture_tokens(self, inputs: Inputs, at_once: int) -> list[Tensor]:
         """The visual tokens_VD of each picture, on the model's device; ``at_once`` encoder inputs in one pass.
@@ -117,6 +127,8 @@ class SeesPictures:
             ValueError: sizes that another number of inputs belongs to.
         """
         plans = self.plans(inputs.sizes)
+        if self.encoder.kind.together:
+            return self._together(inputs.pixels, plans, at_once)
         grids = [grid for plan in plans for grid in plan.patches]
         tokens: list[Tensor] = []
         for start in range(0, len(inputs.pixels), at_once):
@@ -189,6 +201,35 @@ class SeesPictures:
 
     def _connected(self, features_NPD: Tensor, grids: Sequence[Grid], words_NT: Mapping[str, Tensor]) -> list[Tensor]:
         return self.connector.each(features_NPD, grids, int(self.encoder.options.keep_cls), **words_NT)
+
+    def _together(self, pixels_NCHW: Tensor, plans: Sequence[Plan], at_once: int) -> list[Tensor]:
+        """Tokens_VD of each picture, whose tiles the tower looks at together; about ``at_once`` tiles in one pass.
+
+        Where the gated layers want them, what fills up behind a picture's tiles has tokens, too, and all are marked.
+
+        Raises:
+            ValueError: another number of inputs than the plans make.
+        """
+        if sum(map(len, plans)) != len(pixels_NCHW):
+            made = sum(map(len, plans))
+            raise ValueError(f"{len(pixels_NCHW)} encoder inputs, but the pictures' sizes make {made}")
+        marked = self.gated is not None and self.gated.marked
+        found: list[Tensor] = []
+        start, several = 0, max(1, at_once // self.encoder.kind.tiles(self.encoder.config))
+        for first in range(0, len(plans), several):
+            group = plans[first : first + several]
+            end = start + sum(map(len, group))
+            features_IKPD = self.encoder.together(pixels_NCHW[start:end].to(self.device), [one.grid for one in group])
+            start = end
+            for plan, features_KPD in zip(group, features_IKPD, strict=True):
+                chosen_KPD = features_KPD if marked else features_KPD[: len(plan)]
+                grids = plan.patches[:1] * len(chosen_KPD)
+                tokens = self.connector.each(chosen_KPD, grids, int(self.encoder.options.keep_cls))
+                if marked:
+                    marks = [float(number < len(plan)) for number in range(len(tokens))]
+                    tokens = [F.pad(one, (0, 1), value=mark) for one, mark in zip(tokens, marks, strict=True)]
+                found.append(torch.cat(tokens))
+        return found
 
     def _joined(self, tokens: Sequence[Tensor], plans: Sequence[Plan]) -> list[Tensor]:
         """Tokens_VD of each picture from those of its tiles."""

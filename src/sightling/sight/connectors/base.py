@@ -32,6 +32,11 @@ class ConnectorOptions(Part, ABC):
         return False
 
     @property
+    def ahead(self) -> bool:
+        """Whether words look at pictures behind them, so that a prompt's beginning depends on the pictures to come."""
+        return False
+
+    @property
     def added(self) -> int:
         """Behind how many of the language model's first layers something is added to a picture's tokens.
 

@@ -32,8 +32,10 @@ class CrossAttentionOptions(ConnectorOptions):
     ``every``: gated layers stand before each layer of the language model whose number, counted from 1, is a multiple
     of it (4); or ``layers`` lists the layers, counted from 0. ``form``: ``mllama`` or ``flamingo``.
     ``sees``: a token looks at the ``last`` picture before it (pictures whose placeholders touch count as one), or at
-    ``all`` before it. ``gate``: ``tanh`` of one number a sublayer, or of one number a channel (``tanh_channels``, as
-    IDEFICS has it); all begin at 0, and the model as the language model alone.
+    ``all`` before it. ``before``: a token before the first picture looks at ``nothing``, or, as in transformers'
+    Mllama, at ``all`` pictures of its row; attention alone is added to it then, and no feed-forward. ``gate``: ``tanh``
+    of one number a sublayer, or of one number a channel (``tanh_channels``, as IDEFICS has it); all begin at 0, and the
+    model as the language model alone.
     ``heads``, ``head_dim`` and ``intermediate_size`` are those of the language model for ``mllama``; for ``flamingo``
     8 heads of width 64 and four times the model's width. Mllama only: ``kv_heads``. Flamingo only: ``activation``
     (``relu2``, squared ReLU). ``perceiver``: the options of a perceiver that takes the place of the linear layer.
@@ -43,6 +45,7 @@ class CrossAttentionOptions(ConnectorOptions):
     every: int | None = Field(default=None, ge=1)
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
     sees: Literal["last", "all"] = "last"
+    before: Literal["nothing", "all"] = "nothing"
     gate: Literal["tanh", "tanh_channels"] = "tanh"
     heads: int | None = Field(default=None, ge=1)
     kv_heads: int | None = Field(default=None, ge=1)
@@ -66,6 +69,11 @@ class CrossAttentionOptions(ConnectorOptions):
     def beside(self) -> bool:
         """Yes."""
         return True
+
+    @property
+    def ahead(self) -> bool:
+        """With ``before: all``."""
+        return self.before == "all"
 
     def tokens(self, rows: int, columns: int, extra: int = 0) -> int:
         """What gated layers look at: as many as there are features, or as the perceiver has queries."""

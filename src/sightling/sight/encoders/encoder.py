@@ -19,6 +19,7 @@ from sightling.parts import Part
 from sightling.sight.encoders.registry import TOWERS, TYPES
 from sightling.sight.encoders.tower import Grid
 from sightling.sight.stem import ConvStem, Stem, check_stem
+from sightling.sight.tiling import Tiling
 
 Deviation = Annotated[float, Field(gt=0)]
 
@@ -89,6 +90,8 @@ def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -
             raise UserError(f"{where}.{key} is each tower's own here; set it for one of {where}.towers")
         return
     layers = kind.depth(config)
+    if not kind.layered and options.layers != (-1,):
+        raise UserError(f"{where}.layer cannot be set: which layers of a {config.model_type} go on is its own matter")
     if not options.layers:
         raise UserError(f"{where}.layer is empty; it names at least one layer")
     for layer in options.layers:
@@ -110,6 +113,23 @@ def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -
         if not kind.stems:
             raise UserError(f"{where}.stem cannot be set: a {config.model_type} takes its own patches")
         check_stem(options.stem, kind.patch_size(config), kind.image_size(config), f"{where}.stem")
+
+
+def check_tiling(config: PreTrainedConfig, tiling: Tiling, reads_text: bool, where: str) -> None:
+    """Refuse a tiling scheme that a tower cannot take, and a tower of tiles for a connector that reads words with each.
+
+    Raises:
+        UserError: such a scheme, and which would be right; or such a connector.
+    """
+    kind = TOWERS[config.model_type]
+    reason = kind.refuses(config, tiling)
+    if reason is not None:
+        raise UserError(f"{where}.tiling: {reason}")
+    if kind.together and reads_text:
+        raise UserError(
+            f"{where}.connector reads words with each tile alone, but a {config.model_type} looks at the tiles of a "
+            "picture together; a connector that reads none would be right"
+        )
 
 
 class Encoder(nn.Module):
@@ -217,11 +237,25 @@ class Encoder(nn.Module):
         states = self.kind.features(self.tower, pixels, wanted, bucketed=bucketed)
         found = []
         for several in zip(*states):
-            features_NPD = torch.cat(several, dim=-1) if len(several) > 1 else several[0]
-            first = self.kind.before(self.config)
-            if self.options.keep_cls:
-                features_NPD = torch.cat([features_NPD[:, :1], features_NPD[:, first:]], dim=1)
-            elif first:
-                features_NPD = features_NPD[:, first:]
-            found.append(features_NPD)
+            found.append(self._kept(torch.cat(several, dim=-1) if len(several) > 1 else several[0]))
         return found
+
+    def together(self, pixels_NCHW: Tensor, shapes: Sequence[Grid]) -> Tensor:
+        """Features_IKPD of pictures, for a tower that looks at the tiles of each together (:attr:`Tower.together`).
+
+        ``shapes`` are (rows, columns) of each picture's tiles; those that fill up behind them have features, too.
+
+        Raises:
+            ValueError: another number of tiles than the shapes make.
+        """
+        count = sum(rows * columns for rows, columns in shapes)
+        if count != len(pixels_NCHW):
+            raise ValueError(f"{len(pixels_NCHW)} encoder inputs, but the pictures' shapes make {count}")
+        return self._kept(self.kind.pictures(self.tower, self.normalise(pixels_NCHW), shapes))
+
+    def _kept(self, features_PD: Tensor) -> Tensor:
+        """Without what stands before the patches, a CLS token that is kept excepted; any axes before ``P``."""
+        first = self.kind.before(self.config)
+        if self.options.keep_cls:
+            return torch.cat([features_PD[..., :1, :], features_PD[..., first:, :]], dim=-2)
+        return features_PD[..., first:, :]

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from sightling.errors import UserError
 from sightling.sight.configs import make_config, own_names
+from sightling.sight.tiling import Tiling
 
 Grid = tuple[int, int]
 """(rows, columns) of patches."""
@@ -36,6 +37,8 @@ class Tower(ABC):
         stems: whether convolutions may stand in the place of its patches.
         interpolates: whether its places can be resized for another grid; elsewhere they are taken by buckets.
         uses: whether an encoder's options say how it is used; towers that hold several have them one by one.
+        together: whether the tiles of a picture are looked at together, by :meth:`pictures`.
+        layered: whether another layer than the last may go on.
     """
 
     config_class: ClassVar[type[PreTrainedConfig]]
@@ -46,6 +49,8 @@ class Tower(ABC):
     stems: ClassVar[bool] = False
     interpolates: ClassVar[bool] = True
     uses: ClassVar[bool] = True
+    together: ClassVar[bool] = False
+    layered: ClassVar[bool] = True
 
     def defaults(self) -> dict[str, Any]:
         """What the configuration holds where a recipe does not say otherwise."""
@@ -87,12 +92,20 @@ class Tower(ABC):
         if side < patch:
             raise UserError(f"{where}: image_size {side} is less than patch_size {patch}")
 
+    def refuses(self, config: Any, tiling: Tiling) -> str | None:
+        """Why it cannot take a tiling scheme, and which it can; None where it takes it, as most towers do."""
+        return None
+
     def cutter(self, tower: Any) -> tuple[nn.Module, str]:
         """The module that cuts patches with a convolution, and the name under which its owner holds it.
 
         A stem takes its place; only towers that take one are asked.
         """
         raise NotImplementedError(f"a {type(tower).__name__} takes its own patches")
+
+    def tiles(self, config: Any) -> int:
+        """How many tiles of a picture run together, those that fill up among them."""
+        return 1
 
     def before(self, config: Any) -> int:
         """How many features stand before the patches; the first of them is the CLS token."""
@@ -151,6 +164,16 @@ class Tower(ABC):
             parts = layer.split([count for count, _ in sizes])
             found.append([part[:, :patches] for part, (_, patches) in zip(parts, sizes)])
         return found
+
+    def pictures(self, tower: Any, pixels_NCHW: Tensor, shapes: Sequence[Grid]) -> Tensor:
+        """Features_IKPD of pictures, for a tower that looks at the K tiles of each together.
+
+        Args:
+            tower: an instance of ``model_class``.
+            pixels_NCHW: normalised pixels of all pictures' tiles in order.
+            shapes: (rows, columns) of the tiles of each picture; where they are fewer than K, others fill up.
+        """
+        raise NotImplementedError(f"a {type(tower).__name__} looks at each tile alone")
 
     def _run(
         self, tower: Any, states_NPD: Tensor, mask: Tensor | None, wanted: Sequence[int], pixels_NCHW: Tensor
