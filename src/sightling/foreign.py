@@ -20,6 +20,7 @@ LAYOUTS: dict[str, str] = {
     "llava": "llava",
     "llava_next": "llava_next",
     "llava_onevision": "llava_onevision",
+    "minicpmv": "minicpmv2_6",
     "minicpmv4_6": "minicpmv4_6",
     "mllama": "mllama",
     "qwen2_5_vl": "qwen2_5_vl",

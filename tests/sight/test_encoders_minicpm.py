@@ -14,7 +14,7 @@ from sightling.errors import UserError
 from sightling.model.build import check_model
 from sightling.parts import validate
 from sightling.sight.encoders import Encoder, EncoderOptions, tower_config
-from sightling.sight.encoders.tower import buckets, quotients
+from sightling.sight.encoders.tower import buckets, quotients, steps
 
 TOLD: dict[str, Any] = {"type": "minicpmv4_6", "image_size": 20, "patch_size": 4, "hidden_size": 32,
                         "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}  # fmt: skip
@@ -62,8 +62,8 @@ def test_a_layer_behind_the_merging_can_go_on_and_one_before_it_cannot() -> None
         assert encoder(-1, layer=[0, -1])(pixels()).shape == (3, 60, 64)
     with pytest.raises(UserError, match=r"layer = -4, but the tower merges patches behind it; 2 is the first"):
         encoder(1, layer=-4)
-    with pytest.raises(UserError, match=r"^encoder.positions: MiniCPM-V 4.6's tower has buckets of its own"):
-        encoder(1, positions="bucketed")(pixels())
+    with pytest.raises(UserError, match=r"^encoder.positions = 'stepped' is not for a minicpmv4_6_vision; clip"):
+        encoder(1, positions="stepped")
 
 
 def test_a_pixel_that_no_whole_feature_covers_is_not_looked_at() -> None:
@@ -90,3 +90,25 @@ def test_buckets_are_transformers_own(side: int) -> None:
 def test_towers_that_cannot_be_built_are_one_sentence(told: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_model(section(encoder={**TOLD, **told}))
+
+
+@pytest.mark.parametrize("side", [7, 70])
+def test_places_by_steps_are_those_that_pytorch_counts_up(side: int) -> None:
+    bounds = torch.arange(1 / side, 1.0, 1 / side)
+    differ = 0
+    for count in range(1, 320):
+        fractions = torch.arange(0, 1 - 1e-6, 1 / torch.tensor(count, dtype=torch.int32))
+        assert len(fractions) == count
+        wanted = torch.bucketize(fractions, bounds, right=True)
+        assert torch.equal(buckets(count, 1, side, steps), wanted * side)
+        differ += not torch.equal(buckets(count, 1, side), wanted * side)
+    assert differ
+
+
+def test_a_siglip_takes_them() -> None:
+    told = {**TOLD, "type": "siglip", "image_size": 28}
+    ours = stir(Encoder(tower_config(told), EncoderOptions(positions="stepped")), 0).eval()
+    other = Encoder(ours.config, EncoderOptions(), ours.tower)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(pixels(28, 28)), other(pixels(28, 28)))
+        assert not torch.allclose(ours(pixels()), other(pixels()), atol=1e-2)

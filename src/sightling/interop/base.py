@@ -28,6 +28,7 @@ from sightling.foreign import FILE_LAYOUTS
 from sightling.foreign import LAYOUTS as FILES
 from sightling.interop.keys import Rule
 from sightling.model import VisionLanguageConfig, VisionLanguageProcessor
+from sightling.model.pretrained import load_tokenizer
 from sightling.registry import Registry
 
 CONFIG = "config.json"
@@ -173,6 +174,15 @@ class Layout(ABC):
     def aside(self, config: VisionLanguageConfig) -> Mapping[str, Callable[[], Tensor]]:
         """Keys of its checkpoints that are no weights of ours, and what each holds: they may be there or not."""
         return {}
+
+    def tokenizer(self, path: Path) -> PreTrainedTokenizerFast:
+        """The tokenizer of a folder.
+
+        Raises:
+            UserError: there is none, or none of the kind that can be used.
+        """
+        loaded: PreTrainedTokenizerFast = load_tokenizer(path)
+        return loaded
 
     # ---- what layouts share
 

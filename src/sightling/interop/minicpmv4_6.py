@@ -8,7 +8,6 @@ written back.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from transformers import MiniCPMV4_6Config, PreTrainedTokenizerFast
@@ -18,7 +17,7 @@ from sightling.interop import images
 from sightling.interop.base import LAYOUTS, Folder, Layout, expect, sparse
 from sightling.interop.keys import Rule, same
 from sightling.interop.parts import encoder_written, language_rules, text_config, tower_of
-from sightling.interop.prompts import template_of
+from sightling.interop.prompts import template_of, unmarked
 from sightling.model import VisionLanguageConfig, VisionLanguageProcessor
 from sightling.model.image_processor import VisionLanguageImageProcessor
 from sightling.model.spatial import SPATIAL
@@ -153,8 +152,7 @@ class MiniCPMV46(Layout):
             connector=config.connector,
             resample=images.resample_of(folder.images, f"{folder}/{images.FILE}"),
         )
-        first = NUMBER.replace("{n}", "0")
-        template = template_of(folder, tokenizer, ("minicpm-v-4.6",), around=(first,))
+        template = template_of(folder, tokenizer, ("minicpm-v-4.6",), (NUMBER,))
         form = TEMPLATES.get(template)
         if (form.before_image, form.first_number, form.after_image) != (NUMBER, 0, ""):
             raise UserError(f"the chat template in {folder} is that of {template!r}, which does not number pictures")
@@ -188,7 +186,7 @@ class MiniCPMV46(Layout):
             },
             "processor_config.json": {"processor_class": "MiniCPMV4_6Processor"},
             # The processor numbers pictures; the template must not, too.
-            "chat_template.jinja": {"text": replace(form, before_image="").jinja()},
+            "chat_template.jinja": {"text": unmarked(form, (NUMBER,)).jinja()},
             "tokenizer_config.json": {"extra_special_tokens": spoken},
         }
 

@@ -25,14 +25,16 @@ LONG = [
 
 
 def template_of(
-    folder: Folder, tokenizer: PreTrainedTokenizerFast, usual: Sequence[str], around: Sequence[str] = ()
+    folder: Folder, tokenizer: PreTrainedTokenizerFast, usual: Sequence[str], around: Sequence[str] = (),
+    mark: str | None = None,
 ) -> str:
     """The name of the template that writes prompts as the checkpoint's own does.
 
     Of the ``usual`` ones the first that writes the same prompt about a picture is taken: what stands between turns
     is then as the model was trained, whatever the checkpoint's own says of it. Of the others, one that writes the
     same conversation of several turns. A checkpoint that has none of its own takes the first of the usual.
-    ``around`` are control tokens that the checkpoint's processor, not its template, puts around a picture.
+    ``around`` are control tokens that the checkpoint's processor, not its template, puts around a picture. A
+    checkpoint whose template takes text alone has a ``mark`` for the first picture, on a line of its own.
 
     Raises:
         UserError: none writes the same; the message gives the checkpoint's own.
@@ -41,21 +43,23 @@ def template_of(
     if theirs is None:
         return usual[0]
     try:
-        wanted = _written(tokenizer, theirs, SHORT)
+        wanted = _written(tokenizer, theirs, _lines(SHORT, mark))
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise UserError(f"the chat template in {folder} cannot be followed: {str(error).splitlines()[0]}") from None
     for name in usual:
-        if _same(tokenizer, name, wanted, SHORT, around):
+        if _same(tokenizer, name, wanted, SHORT, around, mark):
             return name
     known = tokenizer.get_vocab()
     for name in TEMPLATES:
         form = TEMPLATES.get(name)
-        if all(token in known for token in form.control) and _same(tokenizer, name, wanted, SHORT, around):
+        if all(token in known for token in form.control) and _same(
+            tokenizer, name, wanted, SHORT, around, mark
+        ):
             try:
-                whole = _written(tokenizer, theirs, LONG)
+                whole = _written(tokenizer, theirs, _lines(LONG, mark))
             except (TemplateError, TypeError, ValueError, KeyError):
                 continue
-            if _same(tokenizer, name, whole, LONG, around):
+            if _same(tokenizer, name, whole, LONG, around, mark):
                 return name
     raise UserError(
         f"the chat template in {folder} writes {wanted!r}, which no template here does; {', '.join(usual)} were tried "
@@ -73,7 +77,8 @@ def _own(folder: Folder, tokenizer: PreTrainedTokenizerFast) -> str | None:
 
 
 def _same(
-    tokenizer: PreTrainedTokenizerFast, name: str, wanted: str, conversation: Any, around: Sequence[str]
+    tokenizer: PreTrainedTokenizerFast, name: str, wanted: str, conversation: Any, around: Sequence[str],
+    mark: str | None,
 ) -> bool:
     """Whether a template writes that; a beginning that the tokenizer may put there itself is not compared."""
     form = TEMPLATES.get(name)
@@ -81,6 +86,8 @@ def _same(
         ours = _written(tokenizer, unmarked(form, around).jinja(), conversation)
     except (TemplateError, TypeError, ValueError, KeyError):
         return False
+    if mark is not None:
+        ours = ours.replace(form.image, mark)
     return ours.removeprefix(form.begin) == wanted.removeprefix(form.begin)
 
 
@@ -90,6 +97,17 @@ def unmarked(form: Template, around: Sequence[str]) -> Template:
     for token in around:
         before, uncut, after = (one.replace(token, "") for one in (before, uncut, after))
     return replace(form, before_image=before, uncut=uncut, after_image=after, apart="" if around else form.apart)
+
+
+def _lines(conversation: Sequence[dict[str, Any]], mark: str | None) -> Any:
+    """A conversation whose contents are text, where a picture has a mark; otherwise as it is."""
+    if mark is None:
+        return conversation
+    contents = [
+        "\n".join(mark if part["type"] == "image" else part["text"] for part in message["content"])
+        for message in conversation
+    ]
+    return [{**message, "content": content} for message, content in zip(conversation, contents, strict=True)]
 
 
 def _written(tokenizer: PreTrainedTokenizerFast, template: str, conversation: Any) -> str:

@@ -16,7 +16,6 @@ from sightling.interop.keys import Table
 from sightling.interop.weights import Source, compare
 from sightling.model import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
 from sightling.model.language_models import embedding_rows
-from sightling.model.pretrained import load_tokenizer
 
 
 class Reader:
@@ -80,7 +79,7 @@ def read_processor(
         UserError: no tokenizer, one of another model, or pictures prepared in a way that ours cannot follow.
     """
     config = config or read_config(layout, path)
-    tokenizer = load_tokenizer(path)
+    tokenizer = layout.tokenizer(path)
     processor = layout.read_processor(config, tokenizer, Folder(path))
     rows, words = embedding_rows(config.get_text_config()), len(tokenizer)
     if words > rows:

@@ -16,7 +16,7 @@ from transformers.models.clip.modeling_clip import CLIPVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from sightling.sight.encoders.registry import register
-from sightling.sight.encoders.tower import Tower, buckets
+from sightling.sight.encoders.tower import Fractions, Tower, buckets
 
 
 class _Classic(Tower):
@@ -32,15 +32,16 @@ class _Classic(Tower):
         """See the base class."""
         return self.inner(tower).embeddings, "patch_embedding"
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """Patches with their places; for another size than the tower's own the table is resized (bicubic)."""
         embeddings, config = self.inner(tower).embeddings, tower.config
         size = self.image_size(config)
-        if not bucketed:
+        if bucketed is None:
             return embeddings(pixels_NCHW, interpolate_pos_encoding=tuple(pixels_NCHW.shape[-2:]) != (size, size))
         patches_NDhw = embeddings.patch_embedding(pixels_NCHW)
         first = self.before(config)
-        ids_P = first + buckets(patches_NDhw.shape[-2], patches_NDhw.shape[-1], size // self.patch_size(config))
+        rows, columns = patches_NDhw.shape[-2:]
+        ids_P = first + buckets(rows, columns, size // self.patch_size(config), bucketed)
         states_NPD = patches_NDhw.flatten(2).transpose(1, 2)
         if first:
             cls_N1D = embeddings.class_embedding.expand(len(states_NPD), 1, -1)
@@ -63,7 +64,7 @@ class Clip(_Classic):
         """The CLS token."""
         return 1
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """Normed, as transformers counts its hidden states."""
         return self.inner(tower).pre_layrnorm(super().embed(tower, pixels_NCHW, bucketed))
 

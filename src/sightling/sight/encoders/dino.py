@@ -16,7 +16,7 @@ from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers im
 from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
 from sightling.sight.encoders.registry import register
-from sightling.sight.encoders.tower import Tower
+from sightling.sight.encoders.tower import Fractions, Tower
 
 
 class _Dino(Tower):
@@ -28,7 +28,7 @@ class _Dino(Tower):
         """The CLS token, and registers where there are any."""
         return 1 + int(getattr(config, "num_register_tokens", 0))
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """Patches with their places, CLS token and registers before them."""
         return tower.embeddings(pixels_NCHW)
 

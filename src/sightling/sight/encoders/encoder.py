@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 from sightling.errors import UserError, nearest
 from sightling.parts import Part
 from sightling.sight.encoders.registry import TOWERS, TYPES
-from sightling.sight.encoders.tower import Grid
+from sightling.sight.encoders.tower import Grid, multiples, steps
 from sightling.sight.stem import ConvStem, Stem, check_stem
 from sightling.sight.tiling import Tiling
 
@@ -38,6 +38,10 @@ STATISTICS = {
 }
 
 
+FRACTIONS = {"bucketed": multiples, "stepped": steps}
+"""How ``positions`` by buckets reckon where a patch begins; resized tables need it not."""
+
+
 class EncoderOptions(Part):
     """How a tower is used; the tower's own sizes live in its transformers configuration.
 
@@ -45,7 +49,8 @@ class EncoderOptions(Part):
     the tower's final norm is applied where it has one, as SigLIP's ``last_hidden_state``). Several layers, as
     a list, are joined channel by channel.
     ``positions``: for an input that is not the tower's own square the table of positions is ``interpolated``, or
-    each patch takes the position of the bucket of the side that it falls into (``bucketed``, MiniCPM-V, Idefics2).
+    each patch takes the position of the bucket of the side that it falls into (``bucketed`` as Idefics2 reckons it,
+    ``stepped`` as MiniCPM-V 2.6 does; they differ where a patch begins on a bucket's bound).
     ``normalise`` names statistics or gives them as ``{mean: [...], std: [...]}``; left out, they are those
     that published towers of this class were trained with.
     ``stem`` replaces the patch convolution of a tower grown from nothing.
@@ -53,7 +58,7 @@ class EncoderOptions(Part):
 
     layer: int | tuple[int, ...] = -1
     keep_cls: bool = False
-    positions: Literal["interpolated", "bucketed"] = "interpolated"
+    positions: Literal["interpolated", "bucketed", "stepped"] = "interpolated"
     normalise: Literal["half", "clip", "imagenet"] | Statistics | None = None
     stem: Stem | None = None
 
@@ -104,9 +109,9 @@ def check_usage(config: PreTrainedConfig, options: EncoderOptions, where: str) -
             )
     if options.keep_cls and not kind.before(config):
         raise UserError(f"{where}.keep_cls is true, but a {config.model_type} has no CLS token")
-    if options.positions == "bucketed" and not kind.buckets:
+    if options.positions in FRACTIONS and not kind.buckets:
         able = ", ".join(sorted(name for name, model_type in TYPES.items() if TOWERS[model_type].buckets))
-        raise UserError(f"{where}.positions = 'bucketed' is not for a {config.model_type}; {able} take it")
+        raise UserError(f"{where}.positions = {options.positions!r} is not for a {config.model_type}; {able} take it")
     if options.positions == "interpolated" and not kind.interpolates:
         raise UserError(f"{where}.positions: a {config.model_type} takes bucketed positions, not interpolated ones")
     if options.stem is not None:
@@ -233,8 +238,7 @@ class Encoder(nn.Module):
         """Features_NPD of each tensor of normalised pixels_NCHW, the chosen layers joined channel by channel."""
         depth = self.kind.depth(self.config)
         wanted = [layer if layer >= -1 else depth + 1 + layer for layer in self.options.layers]
-        bucketed = self.options.positions == "bucketed"
-        states = self.kind.features(self.tower, pixels, wanted, bucketed=bucketed)
+        states = self.kind.features(self.tower, pixels, wanted, bucketed=FRACTIONS.get(self.options.positions))
         found = []
         for several in zip(*states):
             found.append(self._kept(torch.cat(several, dim=-1) if len(several) > 1 else several[0]))

@@ -14,7 +14,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2VisionModel
 from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
 
 from sightling.sight.encoders.registry import register
-from sightling.sight.encoders.tower import Tower
+from sightling.sight.encoders.tower import Fractions, Tower
 
 PREFIX = {r"^vision_model\.": ""}
 """How whole models call a tower's weights; transformers knows no prefix of theirs."""
@@ -56,7 +56,7 @@ class Eva(Tower):
         """The CLS token."""
         return 1
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """See the base class."""
         size = self.image_size(tower.config)
         return tower.embeddings(pixels_NCHW, interpolate_pos_encoding=tuple(pixels_NCHW.shape[-2:]) != (size, size))

@@ -14,7 +14,7 @@ from transformers import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
 from sightling.sight.encoders.registry import register
-from sightling.sight.encoders.tower import Tower
+from sightling.sight.encoders.tower import Fractions, Tower
 
 
 @register("internvit", "internvl_vision")
@@ -36,7 +36,7 @@ class InternViT(Tower):
         """The CLS token."""
         return 1
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """See the base class."""
         return tower.embeddings(pixels_NCHW)
 

@@ -20,7 +20,7 @@ from sightling.errors import UserError
 from sightling.parts import validate
 from sightling.sight.encoders.encoder import Encoder, EncoderOptions, check_usage, tower_config
 from sightling.sight.encoders.registry import TOWERS, register
-from sightling.sight.encoders.tower import Tower
+from sightling.sight.encoders.tower import Fractions, Tower
 
 OPTIONS = tuple(EncoderOptions.model_fields)
 
@@ -120,7 +120,7 @@ class Joined(Tower):
         return kind.image_size(inner), kind.patch_size(inner)
 
     def features(
-        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: bool
+        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: Fractions | None
     ) -> list[list[Tensor]]:
         """See the base class; pixels come normalised to -1 to 1, and each tower normalises them as it knows them."""
         first = tower.towers[0]
@@ -141,7 +141,7 @@ class Joined(Tower):
             found.append(torch.cat(parts, dim=-1))
         return [found for _ in wanted]
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """Each tower embeds for itself."""
         raise NotImplementedError("joined towers run one by one")
 

@@ -19,7 +19,7 @@ from transformers.models.minicpmv4_6.modeling_minicpmv4_6 import MiniCPMV4_6Visi
 
 from sightling.errors import UserError
 from sightling.sight.encoders.registry import register
-from sightling.sight.encoders.tower import Tower, buckets, quotients
+from sightling.sight.encoders.tower import Fractions, Tower, buckets, quotients
 
 WINDOW = 2
 """Side in patches of the squares that are merged."""
@@ -81,14 +81,8 @@ class MiniCPM(Tower):
         """The first layer behind the merging: before it there are four times the features."""
         return config.insert_layer_id + 1 if merges(config) else 0
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
-        """Patches_NPD with their places, before anything is merged.
-
-        Raises:
-            UserError: another way to find places than this tower's own.
-        """
-        if bucketed:
-            raise UserError("encoder.positions: MiniCPM-V 4.6's tower has buckets of its own; leave it out")
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
+        """Patches_NPD with their places, by buckets of its own, before anything is merged."""
         config, embeddings = tower.config, tower.embeddings
         rows, columns = self._grid(config, pixels_NCHW)
         size = super().patch_size(config)
@@ -101,7 +95,7 @@ class MiniCPM(Tower):
         return tower.encoder.layers
 
     def features(
-        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: bool
+        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: Fractions | None
     ) -> list[list[Tensor]]:
         """See the base class; all inputs run in one sequence, without padding."""
         config = tower.config

@@ -20,7 +20,7 @@ from transformers.models.mllama.modeling_mllama import MllamaVisionModel
 
 from sightling.errors import UserError
 from sightling.sight.encoders.registry import register
-from sightling.sight.encoders.tower import Grid, Tower
+from sightling.sight.encoders.tower import Fractions, Grid, Tower
 from sightling.sight.tiling import Canvas, Single, Tiling
 from sightling.sight.tiling.canvas import canvases
 
@@ -116,7 +116,7 @@ class Mllama(Tower):
         return int(config.vision_output_dim)
 
     def features(
-        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: bool
+        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: Fractions | None
     ) -> list[list[Tensor]]:
         """See the base class; each input is a picture of one tile."""
         found = [self.pictures(tower, one, [(1, 1)] * len(one))[:, 0] for one in pixels]
@@ -146,7 +146,7 @@ class Mllama(Tower):
         told = tower(pixels_IKCHW[:, None], aspect_ratio_ids=ids_I[:, None], aspect_ratio_mask=real_IK[:, None].long())
         return told.last_hidden_state[:, 0]
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """Patches without their places, which depend on a picture's shape."""
         return tower.patch_embedding(pixels_NCHW).flatten(2).transpose(1, 2)
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from sightling.errors import UserError
 from sightling.sight.encoders.registry import register
-from sightling.sight.encoders.tower import Tower
+from sightling.sight.encoders.tower import Fractions, Tower
 
 
 class NoneConfig(PreTrainedConfig):
@@ -54,7 +54,7 @@ class NoneTower(Tower):
             raise UserError(f"{where} has no key {key!r}; an encoder of the type 'none' has no sizes")
         return NoneConfig()
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """Features_NPD without width."""
         return pixels_NCHW.new_zeros(len(pixels_NCHW), 1, 0)
 

@@ -28,7 +28,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from sightling.errors import UserError
 from sightling.sight.encoders.registry import register
-from sightling.sight.encoders.tower import Grid, Tower
+from sightling.sight.encoders.tower import Fractions, Grid, Tower
 from sightling.sight.stem import ConvStem
 
 CELLS = 16
@@ -112,7 +112,7 @@ class _QwenVL(Tower):
         """What budgets count in."""
         return CELLS * int(config.spatial_merge_size) * self.patch_size(config)
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """Patches_NPD row by row; a still picture is a film of equal frames, so the kernel's frames are added up."""
         size = self.patch_size(tower.config)
         projection = tower.patch_embed.proj
@@ -127,7 +127,7 @@ class _QwenVL(Tower):
         return tower.blocks
 
     def features(
-        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: bool
+        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: Fractions | None
     ) -> list[list[Tensor]]:
         """See the base class; all inputs run in one sequence, without padding."""
         embedded = [self.embed(tower, one, bucketed) for one in pixels]
@@ -269,7 +269,7 @@ class Qwen3VL(_QwenVL):
         merge = int(config.spatial_merge_size)
         return _side(config) // merge * merge * self.patch_size(config)
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """With their places."""
         patches_NPD = super().embed(tower, pixels_NCHW, bucketed)
         size, side = self.patch_size(tower.config), _side(tower.config)

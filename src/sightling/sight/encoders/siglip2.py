@@ -17,7 +17,7 @@ from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionModel
 
 from sightling.errors import UserError
 from sightling.sight.encoders.registry import register
-from sightling.sight.encoders.tower import Tower
+from sightling.sight.encoders.tower import Fractions, Tower
 
 
 @register("siglip2", "siglip2_vision_model")
@@ -44,7 +44,7 @@ class Siglip2(Tower):
         if isqrt(config.num_patches) ** 2 != config.num_patches:
             raise UserError(f"{where}.num_patches = {config.num_patches} is no square; its table of positions must be")
 
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """See the base class."""
         size = self.patch_size(tower.config)
         laid_NChwpp = pixels_NCHW.unfold(2, size, size).unfold(3, size, size)

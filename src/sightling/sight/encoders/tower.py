@@ -21,6 +21,9 @@ from sightling.sight.tiling import Tiling
 Grid = tuple[int, int]
 """(rows, columns) of patches."""
 
+Fractions = Callable[[int], Tensor]
+"""How far along a side of so many patches each begins, from 0 on, in float32."""
+
 ALMOST = 1.0 - 1e-6
 """The greatest place, as a fraction of a side, that lies within the last bucket."""
 
@@ -132,7 +135,7 @@ class Tower(ABC):
         return _one(config.image_size, "image_size")
 
     def features(
-        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: bool
+        self, tower: Any, pixels: Sequence[Tensor], wanted: Sequence[int], *, bucketed: Fractions | None
     ) -> list[list[Tensor]]:
         """States_PD of each input at each wanted layer.
 
@@ -140,7 +143,8 @@ class Tower(ABC):
             tower: an instance of ``model_class``.
             pixels: normalised pixels_NCHW; each tensor holds inputs of one size.
             wanted: layers from 0 (what the first layer is given) to the depth; -1 is the last with its norm.
-            bucketed: places by buckets of the side (see :func:`buckets`) instead of resized embeddings.
+            bucketed: places by buckets of the side (see :func:`buckets`), by these fractions of it, instead of
+                resized embeddings.
 
         Returns:
             For each wanted layer, for each tensor of pixels, states_NPD.
@@ -196,7 +200,7 @@ class Tower(ABC):
         return None
 
     @abstractmethod
-    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: bool) -> Tensor:
+    def embed(self, tower: Any, pixels_NCHW: Tensor, bucketed: Fractions | None) -> Tensor:
         """What the first layer is given: patches with their places, and what stands before them."""
 
     @abstractmethod
@@ -224,23 +228,26 @@ def _one(value: Any, key: str) -> int:
 
 
 def multiples(count: int) -> Tensor:
-    """How far along a side of ``count`` patches each begins, as transformers' Idefics2 reckons it, in float32."""
+    """Fractions of a side as transformers' Idefics2 reckons them."""
     return (torch.arange(count, dtype=torch.float32) * (1.0 / torch.tensor(count))).clamp(max=ALMOST)
 
 
+def steps(count: int) -> Tensor:
+    """Fractions of a side as MiniCPM-V 2.6 reckons them: PyTorch counts up by one of a patch."""
+    return torch.arange(0, ALMOST, float(1 / torch.tensor(count)))
+
+
 def quotients(count: int) -> Tensor:
-    """The same as MiniCPM-V 4.6 reckons it."""
+    """Fractions of a side as MiniCPM-V 4.6 reckons them."""
     return torch.arange(count) / count
 
 
-def buckets(
-    rows: int, columns: int, side: int, fractions: Callable[[int], Tensor] = multiples
-) -> Tensor:
+def buckets(rows: int, columns: int, side: int, fractions: Fractions = multiples) -> Tensor:
     """For each patch of a grid, row by row, the number of its place on a ``side`` x ``side`` grid: ids_P.
 
     Source of the method: Dehghani et al. 2023, "Patch n' Pack" (NaViT), as Idefics2 and MiniCPM-V use it: a
-    fraction of the side falls into one of ``side`` equal buckets. ``fractions`` gives those of a side's patches; the
-    models reckon them in ways that differ in the last bit, and so, where a fraction lies on a bound, in the bucket.
+    fraction of the side falls into one of ``side`` equal buckets. The models reckon fractions in ways that differ in
+    the last bit, and so, where a fraction lies on a bound, in the bucket.
     """
     bounds = torch.arange(1 / side, 1.0, 1 / side)
 
