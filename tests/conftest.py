@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shard_indexes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered of shards goes to a folder of the tests, whatever the person has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIGHTLING_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

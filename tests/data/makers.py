@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,29 @@ def openai(folder: Path) -> Path:
     return write_lines(folder / "chat.jsonl", records)
 
 
+def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    """A tar of members by name, as WebDataset writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            archive.addfile(about, io.BytesIO(content))
+    return path
+
+
+def webdataset(folder: Path) -> Path:
+    talks = {"conversations": talk("<image>\nWhat is it?", "A circle.")}
+    named = {"messages": chat([{"type": "image", "image": "c.b.png"}, {"type": "text", "text": "And it?"}], "A box.")}
+    members = [
+        ("a.jpg", encoded()), ("a.txt", b" a caption \n"), ("a.json", b'{"url": "x", "score": 2}'),
+        ("b.json", json.dumps(talks).encode()), ("b.png", encoded(kind="PNG")),
+        ("c.a.png", encoded(kind="PNG")), ("c.b.png", encoded((8, 8), kind="PNG")), ("c.cls", b"3"),
+        ("c.json", json.dumps(named).encode()),
+    ]  # fmt: skip
+    return tar(folder / "shard-000000.tar", members)
+
+
 def nlvr_row(identifier: str, directory: str = "0", label: str = "true", **more: Any) -> dict[str, Any]:
     return {"sentence": "There is a box.", "label": label, "identifier": identifier, "directory": directory, **more}
 
@@ -167,4 +191,5 @@ ALL = {
     "easy_vqa": easy_vqa,
     "class_folders": class_folders,
     "picture_table": picture_table,
+    "webdataset": webdataset,
 }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kit import LLAMA, SIGLIP, alone, grow, picture, plain, talk
 from sightling.data.sample import Sample
+from sightling.data.source import own_order
 from sightling.errors import UserError
 from sightling.model import VisionLanguageModel
 from sightling.model.modeling import IGNORED
@@ -45,6 +46,13 @@ class Told:
 
     def text(self, index: int) -> str:
         return self.groups[index][0].turns[0].text
+
+
+class Turned(Told):
+    """Such a source that is cheap to read from its end only."""
+
+    def order(self, seed: int) -> list[int]:
+        return [seed, *reversed(range(len(self)))]
 
 
 def objective(name: str, data: Any, model: nn.Module | None = None, seed: int = 5, **options: Any) -> Any:
@@ -378,3 +386,10 @@ def test_a_finite_source_makes_a_finite_dataset_and_an_endless_one_an_endless() 
         assert not hasattr(endless, "__len__")
     world = make(OBJECTIVES.get("answer").sources, {"type": "world", "image_size": 16, "length": 4}, "data")
     assert len(objective("answer", world).dataset()) == 4
+
+
+@pytest.mark.parametrize("name", ["answer", "language", "words", "contrastive"])
+def test_the_order_that_a_source_prefers_is_handed_on(name: str) -> None:
+    groups = [[talk((picture(), "Q"), "A")]] * 3
+    assert own_order(objective(name, Turned(*groups)).dataset(), 7) == [7, 2, 1, 0]
+    assert own_order(objective(name, Told(*groups)).dataset(), 7) is None

@@ -9,30 +9,18 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from sightling.data.formats import checked_root, open_data
-from sightling.data.formats.base import Record, Table
-from sightling.data.notes import Known, NoteKeys, noted
-from sightling.data.sample import Picture, Sample, Turn
+from sightling.data.formats import FORMATS, checked_root, open_data
+from sightling.data.formats.base import Look, Record, Table
+from sightling.data.notes import Known, NoteKeys
+from sightling.data.places import is_pattern, is_url, shards
+from sightling.data.records import Decoded, bad, good, with_notes
+from sightling.data.sample import Sample
+from sightling.data.shards import format_of
 from sightling.data.source import SOURCES, SourceOptions
-from sightling.data.splits import PICTURE, chosen, hold_out, linked, meta_value, picture_identity
+from sightling.data.splits import PICTURE, HoldOut, chosen, hold_out, linked, meta_value, picture_identity
+from sightling.data.stream import BUFFER, StreamSource
 from sightling.errors import UserError
-from sightling.parts import Part
-
-
-class HoldOut(Part):
-    """Which side of a split to read, see :func:`sightling.data.splits.hold_out`.
-
-    Attributes:
-        fraction: the share of pictures (or of values of ``by``) that is held out.
-        by: ``"picture"`` or a key of ``meta``.
-        seed: which ones; the same seed in training and evaluation gives two sides of one split.
-        part: ``"kept"`` for training, ``"held"`` for evaluation.
-    """
-
-    fraction: float = Field(gt=0, lt=1)
-    by: str = PICTURE
-    seed: int = 0
-    part: Literal["kept", "held"] = "kept"
+from sightling.parts import validate
 
 
 class FileSource:
@@ -75,7 +63,7 @@ class FileSource:
         self.skipped = 0
         self._on_error = on_error
         self._notes = notes
-        self._cache = _Cache(cache_bytes)
+        self._cache = Decoded(cache_bytes)
         self._table: Table | None = self.format.table(self.path, root, checked)
         self._groups: list[list[Sample]] = []
         self._rows: np.ndarray = np.zeros(0, dtype=np.int64)
@@ -104,11 +92,11 @@ class FileSource:
         if not 0 <= index < len(self):
             raise IndexError(f"group {index} of a source of {len(self)} groups")
         if self._table is None:
-            return self._cache.decoded(index, self._groups[index])
+            return self._cache.group(index, self._groups[index])
         record = self._table.record(int(self._rows[index]))
         if record.sample is None:
-            raise _bad(record)
-        return self._cache.decoded(index, [self._noted(record, record.sample, {})])
+            raise bad(record)
+        return self._cache.group(index, [with_notes(record, record.sample, self._notes, {})])
 
     def samples(self) -> Iterator[Sample]:
         """Every sample, group by group."""
@@ -129,28 +117,14 @@ class FileSource:
         seen: set[Path] = set()
         known: Known = {}
         for record in records:
-            missing = _missing(record.sample, seen) if record.sample is not None else None
-            if record.sample is not None and missing is None:
-                try:
-                    sample = self._noted(record, record.sample, known)
-                except UserError:
-                    if self._on_error == "raise":
-                        raise
-                    self.skipped += 1
-                    continue
-                yield sample
-            elif self._on_error == "raise":
-                raise UserError(f"{record.where}: picture {missing} does not exist") if missing else _bad(record)
-            else:
+            try:
+                sample = good(record, seen, self._notes, known)
+            except UserError:
+                if self._on_error == "raise":
+                    raise
                 self.skipped += 1
-
-    def _noted(self, record: Record, sample: Sample, known: Known) -> Sample:
-        if self._notes is None:
-            return sample
-        try:
-            return noted(sample, self._notes, known)
-        except UserError as error:
-            raise UserError(f"{record.where}: {error}") from None
+                continue
+            yield sample
 
     def _kept_rows(self, table: Table, split: HoldOut | None) -> np.ndarray:
         if split is None and self._on_error == "raise":
@@ -161,7 +135,7 @@ class FileSource:
         for record in table:
             if record.sample is None:
                 if self._on_error == "raise":
-                    raise _bad(record)
+                    raise bad(record)
                 self.skipped += 1
                 continue
             rows.append(record.index)
@@ -181,11 +155,14 @@ class FileSource:
 class FilesOptions(SourceOptions):
     """The ``data`` section of a stage that learns from a file or folder; keys as :class:`FileSource` takes them.
 
-    ``options`` holds the format's own keys; ``cache_mb`` is in MiB. A stage walks a finite source in an order of its
-    own, which is dear for a large parquet file; put that into a ``mixture``, which walks it in a cheap one.
+    ``options`` holds the format's own keys; ``cache_mb`` is in MiB.
+
+    ``stream`` reads shards as :class:`sightling.data.stream.StreamSource` does: several files, one at a URL and tars
+    always, one file only when it is asked for. ``shuffle_buffer`` (10,000) is that source's. A stage walks a finite
+    source that is not streamed in an order of its own, which is dear for a large parquet file.
     """
 
-    path: str
+    path: str | list[str]
     format: str | None = None
     images_root: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
@@ -194,23 +171,74 @@ class FilesOptions(SourceOptions):
     per_group: int | None = Field(default=None, ge=1)
     notes: NoteKeys | None = None
     cache_mb: int = Field(default=0, ge=0)
+    stream: bool | None = None
+    shuffle_buffer: int | None = Field(default=None, ge=1)
 
     def check(self) -> None:
-        """Look for the file or folder, and for the folder of its pictures.
+        """Look for the file or folder, or for every shard, and for the folder of the pictures.
 
         Raises:
-            UserError: one does not exist, or the data are in no known format.
+            UserError: one does not exist, the data are in no known format, or a key does not go with the others.
         """
-        open_data(Path(self.path).expanduser(), self.format, self.options)
         checked_root(self._images_root())
+        if not self.streams():
+            open_data(self._one(), self.format, self.options)
+            return
+        chosen = FORMATS.get(self.format, where="format") if self.format is not None else None
+        chosen = format_of(shards(self.path)[0], chosen)
+        validate(chosen.options, self.options, f"data format {chosen.name!r}")
+
+    def streams(self) -> bool:
+        """Whether the records are streamed; see the class.
+
+        Raises:
+            UserError: ``stream``, ``shuffle_buffer`` and ``per_group`` do not go together or with the path.
+        """
+        many = isinstance(self.path, list) or is_pattern(self.path) or is_url(self.path)
+        tar = not many and self._one().is_file() and Look(self._one()).kind == "tar"
+        if self.stream is False and (many or tar):
+            what = "a tar" if tar else "a list, a pattern or a URL"
+            raise UserError(f"stream is false, but the path is {what}, which is always streamed; leave stream out")
+        streamed = many or tar or bool(self.stream)
+        if streamed and self.per_group is not None:
+            raise UserError("per_group does not go with a stream, in which every record is a group of its own")
+        if not streamed and self.shuffle_buffer is not None:
+            raise UserError("shuffle_buffer goes with a stream only; say stream: true, or leave it out")
+        return streamed
+
+    def files(self) -> set[str]:
+        """The files by name, as far as they can be found."""
+        if not self.streams():
+            return {str(self._one().resolve())}
+        try:
+            return {str(file.resolve() if isinstance(file, Path) else file) for file in shards(self.path)}
+        except UserError:
+            return {self.path} if isinstance(self.path, str) else set(self.path)
+
+    def _one(self) -> Path:
+        """The path, where it is one."""
+        assert isinstance(self.path, str)
+        return Path(self.path).expanduser()
 
     def _images_root(self) -> Path | None:
         return Path(self.images_root).expanduser() if self.images_root is not None else None
 
-    def open(self, seed: int) -> FileSource:
+    def open(self, seed: int) -> FileSource | StreamSource:
         """The source; the seed is not used, since a file makes no choices."""
+        if self.streams():
+            return StreamSource(
+                self.path,
+                self.format,
+                images_root=self._images_root(),
+                options=self.options,
+                split=self.hold_out,
+                on_error=self.on_error,
+                notes=self.notes,
+                shuffle_buffer=self.shuffle_buffer or BUFFER,
+                cache_bytes=self.cache_mb << 20,
+            )
         return FileSource(
-            Path(self.path).expanduser(),
+            self._one(),
             self.format,
             images_root=self._images_root(),
             options=self.options,
@@ -220,20 +248,6 @@ class FilesOptions(SourceOptions):
             notes=self.notes,
             cache_bytes=self.cache_mb << 20,
         )
-
-
-def _bad(record: Record) -> UserError:
-    return UserError(f"{record.where}: {'; '.join(record.problems)}")
-
-
-def _missing(sample: Sample, seen: set[Path]) -> Path | None:
-    """The sample's first picture file that does not exist; each file is looked for once."""
-    for picture in sample.pictures():
-        if picture.path is not None and picture.path not in seen:
-            if not picture.path.is_file():
-                return picture.path
-            seen.add(picture.path)
-    return None
 
 
 def grouped(samples: list[Sample], most: int | None = None) -> Iterator[list[Sample]]:
@@ -246,39 +260,3 @@ def grouped(samples: list[Sample], most: int | None = None) -> Iterator[list[Sam
         step = most or len(group)
         for start in range(0, len(group), step):
             yield group[start : start + step]
-
-
-class _Cache:
-    """Groups whose pictures have been decoded, up to a number of bytes."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.used = 0
-        self.full = most <= 0
-        self._groups: dict[int, list[Sample]] = {}
-
-    def decoded(self, index: int, group: list[Sample]) -> list[Sample]:
-        """The group with its pictures in memory while they fit, else as it is."""
-        if index in self._groups:
-            return self._groups[index]
-        if self.full:
-            return group
-        known: dict[Picture, Picture] = {}
-        for picture in (picture for sample in group for picture in sample.pictures()):
-            if picture not in known:
-                known[picture] = Picture(image=picture.load(), notes=picture.notes)
-        cost = sum(4 * width * height for width, height in (picture.size() for picture in known.values()))
-        if self.used + cost > self.most:
-            self.full = True
-            return group
-        self.used += cost
-        self._groups[index] = [_with_pictures(sample, known) for sample in group]
-        return self._groups[index]
-
-
-def _with_pictures(sample: Sample, known: Mapping[Picture, Picture]) -> Sample:
-    turns = []
-    for turn in sample.turns:
-        parts = tuple(known[part] if isinstance(part, Picture) else part for part in turn.parts)
-        turns.append(Turn(turn.role, parts, turn.supervised))
-    return Sample(tuple(turns), sample.meta)

@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
+from sightling.data.places import File
 from sightling.errors import UserError
 
 CHUNK = 1 << 20
@@ -34,7 +34,7 @@ class Row:
     problem: str | None = None
 
 
-def json_rows(path: Path) -> Iterator[Row]:
+def json_rows(path: File) -> Iterator[Row]:
     """The records of a JSON array or of a JSONL file, in order, whatever the file's size.
 
     A line of JSONL that is not JSON comes as a row with ``problem``; the following lines are read on.
@@ -53,7 +53,7 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
+def _opened(path: File) -> Iterator[IO[str]]:
     """The file as text; what reading it can raise becomes one sentence."""
     try:
         with path.open(encoding="utf-8-sig") as handle:
@@ -67,7 +67,7 @@ def _opened(path: Path) -> Iterator[IO[str]]:
     except RecursionError:
         raise UserError(f"{path} nests JSON values too deeply to be a data set") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _unfinished(text: str, error: json.JSONDecodeError) -> bool:
@@ -82,7 +82,7 @@ def _unfinished(text: str, error: json.JSONDecodeError) -> bool:
     return rest in NUMBER_TAILS and text[error.pos - 1].isdigit()
 
 
-def _lines(path: Path) -> Iterator[Row]:
+def _lines(path: File) -> Iterator[Row]:
     index = 0
     with _opened(path) as handle:
         waiting: Row | None = None
@@ -100,7 +100,7 @@ def _lines(path: Path) -> Iterator[Row]:
                 waiting = Row(index, number, json.loads(line))
             except json.JSONDecodeError as error:
                 # An empty problem marks a line that may only be unfinished: the next line decides.
-                waiting = Row(index, number, problem="" if _unfinished(line, error) else _mistake(error))
+                waiting = Row(index, number, problem="" if _unfinished(line, error) else not_json(error))
             index += 1
         if waiting is None:
             return
@@ -113,7 +113,8 @@ def _told(row: Row) -> Row:
     return row if row.problem != "" else Row(row.index, row.line, problem="is not JSON: the line ends too early")
 
 
-def _mistake(error: json.JSONDecodeError) -> str:
+def not_json(error: json.JSONDecodeError) -> str:
+    """What is wrong with a line, and at which of its characters."""
     return f"is not JSON: {error.msg[0].lower()}{error.msg[1:]} at character {error.pos + 1}"
 
 
@@ -149,7 +150,7 @@ class _Text:
                 return ""
 
 
-def _array(path: Path) -> Iterator[Row]:
+def _array(path: File) -> Iterator[Row]:
     decode = json.JSONDecoder().raw_decode
     with _opened(path) as handle:
         text = _Text(handle)
@@ -196,7 +197,7 @@ def _array(path: Path) -> Iterator[Row]:
             raise UserError(f"{path} is not JSON: there is more after the array's end, at line {text.line}")
 
 
-def _cut_off(path: Path, text: _Text, complete: int, opened: int) -> UserError:
+def _cut_off(path: File, text: _Text, complete: int, opened: int) -> UserError:
     start = text.line
     begun = bool(text.text[text.at :].strip(SPACE))
     last = start + text.text.count("\n", text.at)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import field_validator
 
 from sightling.data.sample import Sample
-from sightling.data.source import SOURCES, Source, SourceOptions
+from sightling.data.source import SOURCES, Ordered, Source, SourceOptions
 from sightling.errors import UserError
 from sightling.parts import make
 
@@ -62,7 +62,7 @@ class Mixture:
                 f"the least share is 1 in {BLOCK}"
             )
         self._blocks: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
-        self._orders: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._orders: OrderedDict[tuple[int, int], Sequence[int] | np.ndarray] = OrderedDict()
 
     def __len__(self) -> int:
         """0: endless."""
@@ -98,15 +98,20 @@ class Mixture:
                 self._blocks.popitem(last=False)
         return self._blocks[block]
 
-    def _order(self, number: int, walk: int) -> np.ndarray:
+    def _order(self, number: int, walk: int) -> Sequence[int] | np.ndarray:
         """The order of walk number ``walk`` through a finite source."""
         key = (number, walk)
         if key not in self._orders:
             source = self.sources[number]
             # The number is in the seed, else two sources of one length would be walked in step.
             rng = np.random.default_rng((self.seed, number, walk))
-            own = source.permutation(rng) if isinstance(source, Shuffles) else rng.permutation(len(source))
-            self._orders[key] = own
+            if isinstance(source, Shuffles):
+                own: Sequence[int] | np.ndarray | None = source.permutation(rng)
+            elif isinstance(source, Ordered):
+                own = source.order(int(rng.integers(2**63)))
+            else:
+                own = None
+            self._orders[key] = own if own is not None else rng.permutation(len(source))
             if len(self._orders) > 2 * len(self.sources):
                 self._orders.popitem(last=False)
         return self._orders[key]

@@ -40,6 +40,7 @@ class Picture:
 
     ``box`` optionally names a crop ``(left, top, right, bottom)`` in pixels, as NLVR's three boxes are.
     ``tiles`` optionally bounds what it may cost: a tiling scheme cuts it into so many tiles at most.
+    ``label`` says where bytes are from, for error messages.
     ``notes`` are what other models say of it, for a model that is handed such words; None where nobody was asked.
     Compared by identity: samples that share one ``Picture`` object share its tokens in a packed row.
     """
@@ -50,6 +51,7 @@ class Picture:
     box: tuple[int, int, int, int] | None = None
     tiles: int | None = None
     notes: Notes | None = None
+    label: str = ""
 
     def __post_init__(self) -> None:
         given = sum(part is not None for part in (self.path, self.data, self.image))
@@ -60,9 +62,9 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """The path, or what the picture is where it has none: for error messages."""
-        if self.path is not None:
-            return str(self.path)
+        """The path, or where it is from, or what the picture is: for error messages."""
+        if self.path is not None or self.label:
+            return self.label or str(self.path)
         return f"<{len(self.data)} bytes>" if self.data is not None else "<image in memory>"
 
     def load(self, ground: tuple[int, int, int] = WHITE) -> Image.Image:

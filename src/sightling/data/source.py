@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sightling.data.sample import Sample
 from sightling.parts import Part
@@ -21,6 +21,32 @@ class Source(Protocol):
     def group(self, index: int) -> Sequence[Sample]:
         """The samples of one group; the same index gives the same samples."""
         ...
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """What knows, of all its items, in which random order they are cheap to read."""
+
+    def order(self, seed: int) -> Sequence[int] | None:
+        """Every index once, in an order that the seed decides; ``None`` where any order is as cheap as another."""
+        ...
+
+
+def own_order(what: object, seed: int) -> Sequence[int] | None:
+    """The order that something prefers, if it does."""
+    return what.order(seed) if isinstance(what, Ordered) else None
+
+
+def content(what: object) -> str:
+    """A name for what a source, a mixture or a dataset of one reads, where that can be told; else an empty text.
+
+    Only shards have one: their positions mean nothing once other shards stand among them.
+    """
+    own = getattr(what, "content", None)
+    if isinstance(own, str):
+        return own
+    inner = getattr(what, "sources", None) or [getattr(what, "source", None)]
+    return " ".join(filter(None, (content(one) for one in inner if one is not None)))
 
 
 class SourceOptions(Part, ABC):

@@ -10,11 +10,31 @@ import hashlib
 import os
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from sightling.data.sample import Picture, Sample
 from sightling.errors import UserError, nearest
+from sightling.parts import Part
 
 PICTURE = "picture"
+
+
+class HoldOut(Part):
+    """Which side of a split to read, see :func:`hold_out`.
+
+    Attributes:
+        fraction: the share of pictures (or of values of ``by``) that is held out.
+        by: ``"picture"`` or a key of ``meta``.
+        seed: which ones; the same seed in training and evaluation gives two sides of one split.
+        part: ``"kept"`` for training, ``"held"`` for evaluation.
+    """
+
+    fraction: float = Field(gt=0, lt=1)
+    by: str = PICTURE
+    seed: int = 0
+    part: Literal["kept", "held"] = "kept"
 
 
 def hold_out(
@@ -42,6 +62,43 @@ def hold_out(
     return kept_part, held_part
 
 
+def side(sample: Sample, split: HoldOut, root: Path | None) -> Literal["kept", "held"] | None:
+    """The side of a split that a sample is on, told from itself alone, where no one sees all samples at once.
+
+    Each value of ``by`` draws a lot of its own, so that of many values about ``fraction`` are held out. By picture, a
+    sample is on a side when all of its pictures are; one with pictures of both sides is on none, so that no picture is
+    on both. A picture file is told by its path from ``root``, bytes by their content.
+
+    Raises:
+        UserError: the sample lacks the key.
+    """
+    if split.by == PICTURE:
+        values: set[Hashable] = {_name_of(picture, root) for picture in sample.pictures()}
+    else:
+        values = {meta_value(sample, split.by, 0)}
+    held = {_lot(value, split.seed) < split.fraction for value in values}
+    if len(held) == 2:
+        return None
+    return "held" if held == {True} else "kept"
+
+
+def _name_of(picture: Picture, root: Path | None) -> str:
+    """The picture's identity, wherever the data set was unpacked."""
+    identity = picture_identity(picture)
+    if isinstance(identity, Path):
+        return Path(os.path.relpath(identity, root)).as_posix() if root is not None else str(identity)
+    return identity
+
+
+def _lot(value: Hashable, seed: int) -> float:
+    """A number from 0 to 1 that value and seed decide."""
+    return int.from_bytes(_digest(value, seed)[:8], "big") / 2**64
+
+
+def _digest(value: Hashable, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{value!r}".encode()).digest()
+
+
 def chosen(keys: Iterable[Hashable | None], fraction: float, by: str, seed: int) -> set[Hashable]:
     """The values to hold out; arguments and errors as :func:`hold_out`, ``None`` is never held out."""
     if not 0 < fraction < 1:
@@ -50,7 +107,7 @@ def chosen(keys: Iterable[Hashable | None], fraction: float, by: str, seed: int)
     if len(values) < 2:
         raise UserError(f"cannot hold out by {by!r}: the samples have {len(values)} different values, and 2 are needed")
     count = min(max(1, round(fraction * len(values))), len(values) - 1)
-    lots = sorted(values, key=lambda value: hashlib.sha256(f"{seed}:{value!r}".encode()).digest())
+    lots = sorted(values, key=lambda value: _digest(value, seed))
     return set(lots[:count])
 
 

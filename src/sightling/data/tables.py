@@ -14,13 +14,13 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sightling.data.places import File, Place
 from sightling.errors import UserError
 
 WINDOW_BYTES = 16 << 20
@@ -44,12 +44,17 @@ class Window:
 class ParquetRows:
     """A parquet file as a sequence of rows (dictionaries of its columns).
 
+    Args:
+        path: the file.
+        most_rows: no window has more; a row of few bytes costs hundreds as a dictionary.
+
     Raises:
         UserError: the file is missing, cut off or not parquet.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: File, most_rows: int | None = None) -> None:
         self.path = path
+        self.most_rows = most_rows
         self._open()
         self.names: tuple[str, ...] = tuple(self._file.schema_arrow.names)
         self.windows = list(self._plan())
@@ -58,7 +63,8 @@ class ParquetRows:
     def _open(self) -> None:
         with self._told():
             # A buffer makes pyarrow stream a column's pages instead of reading the whole row group's.
-            self._file = pq.ParquetFile(self.path, buffer_size=READ_BUFFER, pre_buffer=False)
+            source = self.path.open("rb") if isinstance(self.path, Place) else self.path
+            self._file = pq.ParquetFile(source, buffer_size=READ_BUFFER, pre_buffer=False)
         self._kept: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
         self._cursor: _Cursor | None = None
 
@@ -79,6 +85,7 @@ class ParquetRows:
             rows = about.num_rows
             each = max(1, about.total_byte_size // max(1, rows))
             step = max(1, WINDOW_BYTES // each)
+            step = min(step, self.most_rows or step)
             for offset in range(0, rows, step):
                 count = min(step, rows - offset)
                 yield Window(group, offset, start, start + count)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
 from pydantic import Field, field_validator
 
+from sightling.data.source import own_order
 from sightling.data.sources import SOURCES, Source
 from sightling.data.world import WorldOptions, WorldSource
 from sightling.errors import UserError
@@ -77,6 +79,10 @@ class SampleText:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def order(self, seed: int) -> Sequence[int] | None:
+        """The source's own order."""
+        return own_order(self.source, seed)
 
     def text(self, index: int) -> str:
         """What is said in group ``index``, a turn a line."""

@@ -246,12 +246,13 @@ def trained_on(recipe: Recipe | None, options: SourceOptions) -> list[str]:
 
 def _overlap(trained: FilesOptions, asked: FilesOptions) -> bool:
     def where(one: FilesOptions) -> tuple[Any, ...]:
-        return Path(one.path).expanduser().resolve(), one.format, one.images_root, one.options
+        return one.format, one.images_root, one.options
 
-    if where(trained) != where(asked):
+    if where(trained) != where(asked) or not trained.files() & asked.files():
         return False
     sides = (trained.hold_out, asked.hold_out)
-    if None in sides:
+    # A stream draws its split record by record, and another one than a file that is seen as a whole.
+    if None in sides or trained.streams() != asked.streams():
         return True
     splits: Iterable[Any] = ((side.fraction, side.by, side.seed) for side in sides if side is not None)
     one, other = splits

@@ -21,6 +21,7 @@ from accelerate.utils import gather_object, send_to_device
 from rich.console import Console
 from torch import Tensor, nn
 
+from sightling.data.source import content
 from sightling.errors import UserError
 from sightling.train.checkpoint import Checkpoint, CheckpointFolder, load_weights
 from sightling.train.heldout import held_out_loss
@@ -30,6 +31,7 @@ from sightling.train.optimizers import build_optimizers
 from sightling.train.order import (
     Batches,
     batch_numbers,
+    check_content,
     derive_seed,
     length,
     loader,
@@ -173,6 +175,7 @@ class StageLoop:
         states = checkpoint.state["random"]
         if len(states) != self.ranks:
             raise UserError(f"{where} was made by {len(states)} processes; {self.ranks} cannot continue it exactly")
+        check_content(self.batches.dataset, checkpoint.state, where)
         load_weights(self.tensors(), checkpoint.weights, where)
         self.optimizers.load_state_dict(checkpoint.state["optimizers"])
         self.window.load_state_dict(checkpoint.state["windows"][self.accelerator.process_index], self.device)
@@ -194,6 +197,7 @@ class StageLoop:
                 "optimizers": self.optimizers.state_dict(),
                 "random": [one[0] for one in told],
                 "windows": [one[1] for one in told],
+                "data": content(self.batches.dataset),
             }
             about = {"stage": self.name, "step": self.step, "of": self.total, "seconds": self.seconds()}
             self.checkpoints.save(self.step, Checkpoint(self.tensors(), state, about))

@@ -1,9 +1,9 @@
 """Which item comes when: a pure function of seed and position, the same for any number of workers.
 
 A stage consumes positions 0, 1, 2, ... An endless dataset is asked for item ``position``; a finite one is
-walked through in a new order each epoch. Micro-batch ``n`` holds positions ``n * size`` to
-``(n + 1) * size - 1``; ranks take turns at micro-batches. So a resumed stage starts at its next micro-batch
-without touching what came before.
+walked through in a new order each epoch, one of its own where it has any (as shards do). Micro-batch ``n``
+holds positions ``n * size`` to ``(n + 1) * size - 1``; ranks take turns at micro-batches. So a resumed stage
+starts at its next micro-batch without touching what came before.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sightling.data.source import content, own_order
+from sightling.errors import UserError
 from sightling.train.stopping import leave_to_parent
 
 
@@ -62,6 +64,16 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
         torch.mps.set_rng_state(state["mps"])
 
 
+def check_content(dataset: Dataset[Any], state: Mapping[str, Any], where: str) -> None:
+    """Refuse a checkpoint whose next position would be another item's now.
+
+    Raises:
+        UserError: the dataset reads other shards than that of the checkpoint did.
+    """
+    if state.get("data", content(dataset)) != content(dataset):
+        raise UserError(f"{where} was made with other shards than there are now; put them back, or start a new run")
+
+
 def length(dataset: Dataset[Any]) -> int | None:
     """Items of a finite dataset; ``None`` for an endless one."""
     return len(dataset) if hasattr(dataset, "__len__") else None
@@ -82,7 +94,7 @@ class Batches(Dataset[Any]):
         self.seed = seed
         self.shuffle = shuffle
         self.length = length(dataset)
-        self._epoch = (-1, np.empty(0, dtype=np.int64))
+        self._epoch: tuple[int, Sequence[int] | np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     def index(self, position: int) -> int:
         """The dataset's index of the item at a position of the stage."""
@@ -90,8 +102,10 @@ class Batches(Dataset[Any]):
             return position
         epoch, place = divmod(position, self.length)
         if epoch != self._epoch[0]:
-            generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, "epoch", epoch)))
-            self._epoch = (epoch, generator.permutation(self.length))
+            seed = derive_seed(self.seed, "epoch", epoch)
+            own = own_order(self.dataset, seed)
+            generator = np.random.Generator(np.random.PCG64(seed))
+            self._epoch = (epoch, generator.permutation(self.length) if own is None else own)
         return int(self._epoch[1][place])
 
     def positions(self, number: int) -> range:

@@ -18,9 +18,11 @@ from sightling.data.formats import (  # noqa: F401  (importing a format register
     nlvr,
     openai,
     picture_table,
+    webdataset,
 )
 from sightling.data.formats.base import FORMATS, Format, Look, Record, RecordError, data_files
 from sightling.data.formats.base import class_folders as subfolders
+from sightling.data.places import File
 from sightling.data.sample import Sample
 from sightling.errors import UserError
 from sightling.parts import validate
@@ -34,6 +36,7 @@ __all__ = [
     "read_records",
     "read_samples",
     "recognise",
+    "recognise_file",
     "resolve",
 ]
 
@@ -47,6 +50,7 @@ ORDER = (
     "openai",
     "picture_table",
     "class_folders",
+    "webdataset",
 )
 
 
@@ -80,7 +84,12 @@ def recognise(path: str | Path) -> Format:
     Raises:
         UserError: the path does not exist, is a JSON file cut off in its first record, or is in no known format.
     """
-    look = Look(resolve(path))
+    return recognise_file(resolve(path))
+
+
+def recognise_file(file: File) -> Format:
+    """As :func:`recognise`, of the very file that holds the records, which may lie elsewhere."""
+    look = Look(file)
     for name in ORDER:
         if FORMATS.get(name).sniff(look):
             return FORMATS.get(name)
@@ -89,7 +98,7 @@ def recognise(path: str | Path) -> Format:
         what += f" of records with the keys {', '.join(map(str, look.records[0]))}"
     elif look.columns:
         what += f" with the columns {', '.join(look.columns)}"
-    raise UserError(f"{path} is {what}, which is no known data format; known are {', '.join(ORDER)}")
+    raise UserError(f"{file} is {what}, which is no known data format; known are {', '.join(ORDER)}")
 
 
 def open_data(

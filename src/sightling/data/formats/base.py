@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sightling.data.jsonrows import Row, json_rows
+from sightling.data.places import File, told
 from sightling.data.sample import Picture, Sample
 from sightling.errors import UserError
 from sightling.parts import Part
@@ -17,6 +18,7 @@ from sightling.registry import Registry
 
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+TAR_MAGIC = slice(257, 263)
 LOOK_ROWS = 200
 """How many records the first look reads."""
 
@@ -48,7 +50,7 @@ class RecordError(Exception):
         self.problems = problems
 
 
-def make_record(path: Path, index: int, line: int | None, build: Callable[..., Sample], *given: Any) -> Record:
+def make_record(path: File, index: int, line: int | None, build: Callable[..., Sample], *given: Any) -> Record:
     """The record of ``build(*given)``; a :class:`RecordError` it raises becomes the record's problems."""
     where = f"{path}, record {index}" + (f" (line {line})" if line is not None else "")
     try:
@@ -133,6 +135,8 @@ def read_whole(path: Path, images_root: Path | None, options: Any) -> Table | No
 
 
 Reader = Callable[[Path, Path | None, Any], Iterator[Record]]
+Build = Callable[[Any, Gallery, Any], Sample]
+"""A record's sample, from (what the file holds of it, its pictures, options); raises :class:`RecordError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,8 @@ class Format:
         read: records in order, from (path, images root or ``None``, options).
         options: the format's options, a closed pydantic model.
         table: for files that do not fit in memory: random access, or ``None`` for a file that is read whole.
+        value: for shards: how one JSON value becomes a sample, where a record needs nothing but itself.
+        row: the same of one row of a parquet file, a dictionary of its columns.
     """
 
     name: str
@@ -154,6 +160,8 @@ class Format:
     read: Reader
     options: type[Part] = Part
     table: Callable[[Path, Path | None, Any], Table | None] = read_whole
+    value: Build | None = None
+    row: Build | None = None
 
 
 FORMATS: Registry[Format] = Registry("data format")
@@ -168,25 +176,24 @@ class Look:
         UserError: the path does not exist, or is a JSON file that is empty or cut off within its first record.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: File) -> None:
         self.path = path
         if not path.exists():
             raise UserError(f"{path} does not exist")
 
     @cached_property
     def kind(self) -> str:
-        """``"folder"``, ``"parquet"``, ``"json"``, ``"text"`` or ``"binary"``."""
+        """``"folder"``, ``"parquet"``, ``"tar"``, ``"json"``, ``"text"`` or ``"binary"``."""
         if self.path.is_dir():
             return "folder"
-        try:
-            with self.path.open("rb") as handle:
-                start = handle.read(4096)
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error.strerror}") from None
+        with told(self.path), self.path.open("rb") as handle:
+            start = handle.read(4096)
         if not start.strip():
             raise UserError(f"{self.path} is empty")
         if start.startswith(b"PAR1"):
             return "parquet"
+        if start[TAR_MAGIC].startswith(b"ustar"):
+            return "tar"
         if b"\0" in start:
             return "binary"
         stripped = start.removeprefix(b"\xef\xbb\xbf").lstrip()

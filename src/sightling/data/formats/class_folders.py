@@ -94,7 +94,8 @@ def _read(path: Path, images_root: Path | None, options: Options) -> Iterator[Re
 
 
 def _sniff(look: Look) -> bool:
-    return look.kind == "folder" and any(picture_files(folder) for folder in class_folders(look.path))
+    path = look.path
+    return isinstance(path, Path) and path.is_dir() and any(picture_files(folder) for folder in class_folders(path))
 
 
 FORMATS.register("class_folders")(

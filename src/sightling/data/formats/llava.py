@@ -68,6 +68,10 @@ def _sample(value: Any, gallery: Gallery) -> Sample:
     return Sample(placed, {"source": "llava", **plain_meta(record, USED)})
 
 
+def _value(value: Any, gallery: Gallery, options: Part) -> Sample:
+    return _sample(value, gallery)
+
+
 def _read(path: Path, images_root: Path | None, options: Part) -> Iterator[Record]:
     return json_records(path, _sample, Gallery(images_root or path.parent))
 
@@ -115,5 +119,11 @@ def to_record(sample: Sample) -> dict[str, Any]:
 
 
 FORMATS.register("llava")(
-    Format("llava", "LLaVA conversations, JSON array or JSONL (from/value turns, <image> marks)", _sniff, _read)
+    Format(
+        "llava",
+        "LLaVA conversations, JSON array or JSONL (from/value turns, <image> marks)",
+        _sniff,
+        _read,
+        value=_value,
+    )
 )

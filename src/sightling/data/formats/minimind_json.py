@@ -75,5 +75,12 @@ def _sniff(look: Look) -> bool:
 
 
 FORMATS.register("minimind_json")(
-    Format("minimind_json", "MiniMind-V JSON of 2024: 'a.jpg, b.jpg', roles by position", _sniff, _read, Options)
+    Format(
+        "minimind_json",
+        "MiniMind-V JSON of 2024: 'a.jpg, b.jpg', roles by position",
+        _sniff,
+        _read,
+        Options,
+        value=_sample,
+    )
 )

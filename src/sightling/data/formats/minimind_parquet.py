@@ -15,6 +15,7 @@ from typing import Any
 from sightling.data.formats.base import (
     FORMATS,
     Format,
+    Gallery,
     Look,
     Record,
     RecordError,
@@ -68,6 +69,10 @@ def _sample(row: dict[str, Any]) -> Sample:
     return Sample(placed, {"source": "minimind", **plain_meta(row, COLUMNS)})
 
 
+def _row(row: dict[str, Any], gallery: Gallery, options: Part) -> Sample:
+    return _sample(row)
+
+
 def _table(path: Path, images_root: Path | None, options: Part) -> RecordTable:
     return RecordTable(path, COLUMNS, _sample)
 
@@ -87,5 +92,6 @@ FORMATS.register("minimind_parquet")(
         _sniff,
         _read,
         table=_table,
+        row=_row,
     )
 )

@@ -131,6 +131,14 @@ def _written(part: Any) -> Any:
     return {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else part
 
 
+def _value(value: Any, gallery: Gallery, options: Part) -> Sample:
+    return _sample(value, gallery)
+
+
+def _row(row: dict[str, Any], gallery: Gallery, options: Part) -> Sample:
+    return _from_table(row, gallery)
+
+
 def _table(path: Path, images_root: Path | None, options: Part) -> RecordTable | None:
     if Look(path).kind != "parquet":
         return None
@@ -150,5 +158,13 @@ def _sniff(look: Look) -> bool:
 
 
 FORMATS.register("openai")(
-    Format("openai", "OpenAI-style messages with image parts, or <image> marks and images", _sniff, _read, table=_table)
+    Format(
+        "openai",
+        "OpenAI-style messages with image parts, or <image> marks and images",
+        _sniff,
+        _read,
+        table=_table,
+        value=_value,
+        row=_row,
+    )
 )

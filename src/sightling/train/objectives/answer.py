@@ -7,6 +7,7 @@ with the user's words (:mod:`sightling.model.instruction`): another question mak
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 
 from sightling.data.augment import Augment
 from sightling.data.sample import Picture, Sample
+from sightling.data.source import own_order
 from sightling.data.sources import SOURCES, Source
 from sightling.model.inputs import Inputs
 from sightling.model.modeling import IGNORED
@@ -108,6 +110,10 @@ class FiniteGroups(Groups):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def order(self, seed: int) -> Sequence[int] | None:
+        """The source's own order."""
+        return own_order(self.source, seed)
 
 
 def _together(encoded: list[Encoded], share: bool, max_length: int) -> list[list[Encoded]]:

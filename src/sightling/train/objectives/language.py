@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sightling.data.source import own_order
 from sightling.data.texts import TEXTS, TextSource
 from sightling.model.modeling import IGNORED
 from sightling.model.processor import VisionLanguageProcessor
@@ -41,6 +43,10 @@ class FiniteTexts(Texts):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def order(self, seed: int) -> Sequence[int] | None:
+        """The source's own order."""
+        return own_order(self.source, seed)
 
 
 def _plain(ids: list[int]) -> Document:

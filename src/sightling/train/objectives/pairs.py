@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from sightling.data.sample import Sample
-from sightling.data.source import Source
+from sightling.data.source import Source, own_order
 from sightling.errors import UserError
 from sightling.model.processor import VisionLanguageProcessor
 
@@ -54,6 +55,10 @@ class FinitePairs(Pairs):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def order(self, seed: int) -> Sequence[int] | None:
+        """The source's own order."""
+        return own_order(self.source, seed)
 
 
 def open_pairs(source: Source, processor: VisionLanguageProcessor, max_length: int | None = None) -> Pairs:
