@@ -18,6 +18,7 @@ from sightling.errors import UserError
 
 COMMANDS = {
     "train": "Grow a model by a recipe, or go on where it stopped.",
+    "plan": "Tell what a training by a recipe will need: memory, tokens, operations, time.",
     "recipes": "List the recipes that come with sightling.",
     "evaluate": "Measure what a model sees, and write a report.",
     "study": "Compare variants of a recipe over several seeds, with intervals and verdicts.",

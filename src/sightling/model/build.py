@@ -178,10 +178,14 @@ def find_tokenizer(section: ModelSection, workdir: Path) -> tuple[Any, Any]:
     return load_tokenizer(path), path
 
 
-def build_processor(
-    section: ModelSection, vision: PreTrainedConfig, tokenizer: Any, resample: str = "bicubic"
-) -> VisionLanguageProcessor:
-    """The processor for a tower's sizes and the recipe's tiling and connector."""
+def build_image_processor(
+    section: ModelSection, vision: PreTrainedConfig, resample: str = "bicubic"
+) -> VisionLanguageImageProcessor:
+    """The image processor for a tower's sizes and the recipe's tiling and connector.
+
+    Raises:
+        UserError: the tiling makes a grid of the tower's patches that the connector cannot take.
+    """
     options = validate(EncoderOptions, section.encoder_options(), "model.encoder")
     kind = TOWERS[vision.model_type]
     image_processor = VisionLanguageImageProcessor(
@@ -197,10 +201,18 @@ def build_processor(
     connector = make(CONNECTORS, section.connector, "model.connector")
     sides = image_processor.image_size, image_processor.patch_size
     check_fit(scheme, connector, *sides, int(options.keep_cls), "model")
+    return image_processor
+
+
+def build_processor(
+    section: ModelSection, vision: PreTrainedConfig, tokenizer: Any, resample: str = "bicubic"
+) -> VisionLanguageProcessor:
+    """The processor for a tower's sizes and the recipe's tiling and connector."""
+    image_processor = build_image_processor(section, vision, resample)
     for expert in make_experts(section.experts, "model.experts"):
         expert.check()
     processor = VisionLanguageProcessor(image_processor, tokenizer, template=section.template, experts=section.experts)
-    words = reading(connector)
+    words = reading(make(CONNECTORS, section.connector, "model.connector"))
     if words is not None:
         processor.instruction = InstructionTokenizer(section.qformer_tokenizer["pretrained"], words, kept=False)
     return processor

@@ -16,8 +16,10 @@ from sightling.model.pretrained import load_config
 from sightling.sight.encoders import tower_config
 
 
-def count_parameters(told: Mapping[str, Any], vocabulary: int | None = None, where: str = "model") -> dict[str, int]:
-    """Parameters of each part of the model that a recipe's ``model`` section describes; tied ones count once.
+def meta_model(
+    told: Mapping[str, Any], vocabulary: int | None = None, where: str = "model"
+) -> VisionLanguageModel:
+    """The model that a recipe's ``model`` section describes, on the meta device: shapes without memory.
 
     Args:
         told: the section.
@@ -40,7 +42,14 @@ def count_parameters(told: Mapping[str, Any], vocabulary: int | None = None, whe
         tiling=section.tiling,
     )  # fmt: skip
     with torch.device("meta"):
-        model = VisionLanguageModel(config)
-    return {
-        name: sum(parameter.numel() for parameter in {*part.parameters()}) for name, part in model.parts().items()
-    }
+        return VisionLanguageModel(config)
+
+
+def count_parameters(told: Mapping[str, Any], vocabulary: int | None = None, where: str = "model") -> dict[str, int]:
+    """Parameters of each part of the model that a recipe's ``model`` section describes; tied ones count once.
+
+    Raises:
+        UserError: as :func:`meta_model`, which is told the same.
+    """
+    parts = meta_model(told, vocabulary, where).parts()
+    return {name: sum(parameter.numel() for parameter in {*part.parameters()}) for name, part in parts.items()}

@@ -102,14 +102,15 @@ class Optimizers:
         for name, optimizer in self.inner.items():
             optimizer.load_state_dict(state[name])
 
-    def state_bytes(self) -> int:
-        """Bytes that the states take once the first update is done."""
+    def state_bytes(self, part: str | None = None) -> int:
+        """Bytes that the states take once the first update is done; of one part alone where it is named."""
         return sum(
             parameter.numel() * parameter.element_size() * (1 if name == "muon" else 2)
             # AdamW counts its updates in a float32 scalar for each parameter.
             + (0 if name == "muon" else 4)
             for name, optimizer in self.inner.items()
             for group in optimizer.param_groups
+            if part in (None, group["part"])
             for parameter in group["params"]
         )
 

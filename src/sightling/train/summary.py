@@ -89,13 +89,14 @@ class ActivationMeter:
 
     def __init__(self, module: nn.Module) -> None:
         self.size = 0
-        self._seen = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+        # Not by address: tensors on the meta device have none.
+        self._seen = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept)
 
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
             self.size += storage.nbytes()
         return tensor
 

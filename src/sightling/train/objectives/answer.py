@@ -12,6 +12,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -20,12 +21,16 @@ from sightling.data.augment import Augment
 from sightling.data.sample import Picture, Sample
 from sightling.data.source import own_order
 from sightling.data.sources import SOURCES, Source
+from sightling.errors import UserError
 from sightling.model.inputs import Inputs
+from sightling.model.instruction import reading
+from sightling.model.mask import TRUNK
 from sightling.model.modeling import IGNORED
 from sightling.model.processor import Encoded, VisionLanguageProcessor
 from sightling.model.templates import TEMPLATES
-from sightling.parts import Part
-from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
+from sightling.parts import Part, make
+from sightling.sight.connectors import CONNECTORS
+from sightling.train.objectives.base import OBJECTIVES, TYPICAL, Batch, Objective
 from sightling.train.packing import Document, can_share, check_length, collate_rows, document, fill_rows
 
 TENSORS = ("input_ids", "labels", "position_ids", "document_ids", "branch_ids")
@@ -33,6 +38,9 @@ PIXELS = ("pixel_values", "image_sizes", "qformer_input_ids", "qformer_attention
 
 WORTH = 16
 """Fewer tokens than this that samples without pictures begin with together are not worth a trunk."""
+
+_OTHER = 0
+"""A token that is no placeholder, where its value is of no matter."""
 
 Item = tuple[Document, Inputs | None]
 """A document, and what the model is given of its pictures."""
@@ -190,6 +198,34 @@ class Answer(Objective):
         spoken = self.options.template
         processor = self.processor if spoken is None else self.processor.speaking(spoken)
         return kind(source, processor, self.options)
+
+    def largest_item(self) -> list[Item]:
+        """A document that fills a row: a picture, and then words, all of them supervised."""
+        images, most = self.processor.image_processor, self.options.max_length
+        pieces = images.pieces(*TYPICAL)
+        places = sum(piece if isinstance(piece, int) else 1 for piece in pieces)
+        if places >= most:
+            raise UserError(
+                f"a picture of {TYPICAL[0]} x {TYPICAL[1]} pixels takes {places} tokens, which leaves no room for "
+                f"words in max_length = {most}; raise it"
+            )
+        ids: list[int] = []
+        for piece in pieces:
+            ids += [self.processor.image_token_id] * piece if isinstance(piece, int) else [_OTHER]
+        shown = None
+        if any(isinstance(piece, int) for piece in pieces):
+            plan = images.plan(*TYPICAL)
+            width, height = (max(tile.canvas[axis] for tile in plan) for axis in (0, 1))
+            shown = Inputs.of(torch.zeros(len(plan), 3, height, width, dtype=torch.uint8), TYPICAL)
+            words_read = reading(make(CONNECTORS, images.connector, "connector"))
+            if words_read is not None:
+                shown = shown.read_with([(_OTHER,) * words_read.max_position_embeddings])
+        words = [_OTHER] * (most - len(ids))
+        labels = [IGNORED] * len(ids) + words
+        labels[0] = IGNORED
+        spatial = self.processor.spatial
+        positions: list[Any] = [(place, place, place) if spatial else place for place in range(most)]
+        return [(Document(ids + words, labels, positions, [TRUNK] * most, (), 1), shown)]
 
     def collate(self, items: list[list[Item]]) -> Batch:
         """Documents packed into rows, pictures in the order of the rows' placeholders."""

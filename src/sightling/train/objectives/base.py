@@ -21,11 +21,15 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sightling.errors import UserError
 from sightling.parts import Part
 from sightling.registry import Registry
 
 Batch = dict[str, Any]
 """What :meth:`Objective.collate` makes: tensors by name, moved to the device by the loop."""
+
+TYPICAL = (640, 480)
+"""(width, height) in pixels of the picture that stands for those of data that are not there."""
 
 
 class Objective(ABC):
@@ -101,6 +105,17 @@ class Objective(ABC):
     def held_out(self) -> Dataset[Any] | None:
         """Items never trained on (finite), for the loss that is measured every ``eval_steps``."""
         return None
+
+    def largest_item(self) -> Any:
+        """An item as long as the options allow, with one picture of :data:`TYPICAL` size where items have pictures.
+
+        It stands for the items of a data set that is not there when a stage is planned; its values mean nothing.
+        :meth:`dataset` has not been called, and the processor may have no tokenizer.
+
+        Raises:
+            UserError: this objective does not say what its items look like.
+        """
+        raise UserError(f"{type(self).__name__} cannot be planned without its data")
 
 
 OBJECTIVES: Registry[type[Objective]] = Registry("objective")

@@ -68,6 +68,10 @@ class Language(Objective):
         kind = FiniteTexts if len(source) else Texts
         return kind(source, self.processor, self.options.max_length)
 
+    def largest_item(self) -> list[Document]:
+        """A text that fills a row."""
+        return [_plain([0] * self.options.max_length)]
+
     def collate(self, items: list[list[Document]]) -> Batch:
         """Texts packed into rows, first-fit-decreasing."""
         documents = [document for item in items for document in item]

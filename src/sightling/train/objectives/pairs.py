@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -64,3 +65,9 @@ class FinitePairs(Pairs):
 def open_pairs(source: Source, processor: VisionLanguageProcessor, max_length: int | None = None) -> Pairs:
     """The pairs of a source, finite or endless as it is."""
     return (FinitePairs if len(source) else Pairs)(source, processor, max_length)
+
+
+def largest_pair(processor: VisionLanguageProcessor, length: int) -> tuple[Tensor, tuple[int, ...]]:
+    """A pair as large as they come: the encoder's square, black, and a caption of ``length`` tokens."""
+    side = processor.image_processor.image_size
+    return torch.zeros(1, 3, side, side, dtype=torch.uint8), (0,) * length

@@ -38,7 +38,7 @@ from sightling.errors import UserError
 from sightling.parts import Part
 from sightling.sight.connectors import QFormer
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
-from sightling.train.objectives.pairs import open_pairs
+from sightling.train.objectives.pairs import largest_pair, open_pairs
 from sightling.train.objectives.text_half import TextHalf
 
 NAME = "query_alignment"
@@ -83,6 +83,10 @@ class QueryAlignment(Objective):
     def dataset(self) -> Dataset[Any]:
         """One item a pair."""
         return open_pairs(self.data.open(self.seed), self.processor, self.options.max_length)
+
+    def largest_item(self) -> tuple[Tensor, tuple[int, ...]]:
+        """A pair with a caption of ``max_length`` tokens."""
+        return largest_pair(self.processor, self.options.max_length)
 
     def extra(self) -> nn.Module:
         """The text half.

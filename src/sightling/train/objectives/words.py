@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from sightling.data.sources import SOURCES
 from sightling.parts import Part
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
-from sightling.train.objectives.pairs import open_pairs
+from sightling.train.objectives.pairs import largest_pair, open_pairs
 
 
 class WordsOptions(Part):
@@ -44,6 +44,11 @@ class Words(Objective):
         pairs = open_pairs(self.data.open(self.seed), self.processor)
         self.rarity = rarity(pairs, self.options.captions, self.model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
         return pairs
+
+    def largest_item(self) -> tuple[Tensor, tuple[int, ...]]:
+        """A pair; how long its caption is changes nothing that is computed."""
+        self.rarity = torch.ones(self.model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+        return largest_pair(self.processor, 1)
 
     def extra(self) -> nn.Module:
         """The classifier on top of the encoder."""

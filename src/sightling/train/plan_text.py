@@ -1,0 +1,103 @@
+"""A plan for a person: a table and a few lines for each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from sightling.train.optimizers import short_number
+from sightling.train.planning import Machine, RecipePlan, StagePlan
+from sightling.train.progress import short_bytes, short_time
+
+
+def show(plan: RecipePlan, console: Console) -> None:
+    """Print all of it."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"recipe {plan.recipe}, planned for {_machine(plan.machine)}")
+    if plan.note:
+        say(plan.note)
+    for stage in plan.stages:
+        say("")
+        console.print(_table(stage))
+        for line in _lines(stage, plan.machine):
+            say(line)
+    whole = [stage.time.whole if stage.time else None for stage in plan.stages]
+    if len(whole) > 1 and all(seconds is not None for seconds in whole):
+        say(f"\nall stages: about {short_time(sum(seconds or 0.0 for seconds in whole))}")
+
+
+def _machine(machine: Machine) -> str:
+    many = f" in each of {machine.processes} processes" if machine.processes > 1 else ""
+    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
+    rates = ", ".join(f"{dtype} products at {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in machine.rates.items())
+    told = f"{machine.device}, {threads}{many}, {short_bytes(machine.free_bytes)} free"
+    if rates:
+        told += f"; measured: {rates}"
+    if machine.waiting > 1.1:
+        told += f"; others use the processor too, so that everything takes {machine.waiting:.1f} times as long"
+    return told
+
+
+def _table(stage: StagePlan) -> Table:
+    table = Table(title=f"stage {stage.name}", title_justify="left", title_style="bold")
+    headings = ("part", "parameters", "train", "learning rate", "weights", "gradients", "optimizer state", "optimizer")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number in (0, len(headings) - 1) else "right")
+    for part in stage.parts:
+        rate = f"{part.learning_rate:g}" if part.trained else "frozen"
+        sizes = [short_bytes(size) for size in (part.weights, part.gradients, part.optimizer_state)]
+        counts = [short_number(part.parameters), short_number(part.trained)]
+        table.add_row(part.name, *counts, rate, *sizes, part.optimizer)
+    table.add_section()
+    memory = stage.memory
+    counts = [short_number(sum(getattr(part, key) for part in stage.parts)) for key in ("parameters", "trained")]
+    sizes = [short_bytes(size) for size in (memory.weights, memory.gradients, memory.optimizer)]
+    table.add_row("all", *counts, "", *sizes, "")
+    return table
+
+
+def _lines(stage: StagePlan, machine: Machine) -> Iterator[str]:
+    if stage.note:
+        yield f"not known: {stage.note}"
+    each = " a process" if machine.processes > 1 else ""
+    memory = stage.memory
+    yield (
+        f"memory{each}: {short_bytes(memory.total)}, activations {short_bytes(memory.activations or 0)} among it; "
+        f"at most {short_bytes(stage.peak)} of tensors at once in a step"
+        + (f", beside {short_bytes(machine.process_bytes)} of Python and libraries" if machine.process_bytes else "")
+    )
+    fits = f"{stage.largest_batch:,}" if stage.largest_batch else "none; not even 1"
+    yield f"largest batch that fits{each}: {fits} (the stage has {stage.batch:,})"
+    tokens = stage.tokens
+    text = tokens.all - tokens.visual
+    yield (
+        f"a step: {tokens.all:,.0f} tokens ({text:,.0f} text, {tokens.visual:,.0f} visual), "
+        f"{tokens.padded - tokens.all:,.0f} of padding, {tokens.supervised:,.0f} supervised"
+    )
+    whole = stage.flops + stage.optimizer_flops
+    all_steps = "" if stage.steps is None else f", {_flops(whole * stage.steps)} in all"
+    muon = f", {_flops(stage.optimizer_flops)} of them the optimizer's" if stage.optimizer_flops else ""
+    yield f"operations: {_flops(whole)} a step{muon}{all_steps}; {stage.precision} ({stage.precision_reason})"
+    steps = "steps: not known without the data" if stage.steps is None else f"steps: {stage.steps:,}"
+    if stage.time is None:
+        yield steps
+        return
+    time = stage.time
+    told = "" if time.whole is None else f", about {short_time(time.whole)} in all"
+    yield (
+        f"{steps}{told}; {time.step:.3g} s a step ({time.compute:.3g} s model, {time.optimizer:.3g} s optimizer, "
+        f"{time.data:.3g} s data)"
+    )
+
+
+def _flops(count: float) -> str:
+    """Floating-point operations for a person: 12.3 GFLOP."""
+    for size, unit in ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:,.0f} FLOP"
