@@ -175,6 +175,27 @@ def test_bfloat16_halves_what_products_keep(words: str) -> None:
     assert 0.4 * plain.activations < half.activations < 0.95 * plain.activations
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_trains_its_factors_alone_and_the_next_stage_finds_none(words: str, dora: bool) -> None:
+    """Rank 2 of two layers' seven matrices; DoRA has a number for each of their rows, too."""
+    told = recipe(words).to_dict()
+    (stage,) = told["stages"].values()
+    adapter = {"type": "lora", "r": 2, "lora_dropout": 0.1, "use_dora": dora}
+    told["stages"] = {
+        "adapt": {**stage, "train": {"connector": True, "language_model": adapter}},
+        "whole": {**stage, "train": {"language_model": True}},
+    }
+    adapt, whole = plan_recipe(parse_recipe(told, "small.yaml"), probe_seconds=0).stages
+    parts = {part.name: part for part in adapt.parts}
+    rows, columns = 32 + 16 + 16 + 32 + 48 + 48 + 32, 4 * 32 + 2 * 32 + 48
+    factors = 2 * (2 * (rows + columns) + (rows if dora else 0))
+    assert parts["language_model"].trained == factors and parts["encoder"].trained == 0
+    assert parts["connector"].trained == parts["connector"].parameters
+    after = {part.name: part for part in whole.parts}["language_model"]
+    assert after.trained == after.parameters == parts["language_model"].parameters - factors
+    assert adapt.memory.gradients < whole.memory.gradients and adapt.flops > 0
+
+
 def test_without_the_data_items_fill_rows_and_it_is_said(words: str) -> None:
     absent = {"type": "files", "format": "llava", "path": "nowhere/data.json"}
     plan = planned(recipe(words, data=absent, max_steps=None, num_train_epochs=1, gradient_accumulation_steps=2))

@@ -136,7 +136,7 @@ def test_malformed_overrides(text: str) -> None:
         ("stages.align.max_steps=true", "toy.yaml: stages.align.max_steps = True is wrong: "
          "input should be a valid integer"),
         ("stages.align.train.encoder=-1", "toy.yaml: stages.align.train.encoder = -1 is wrong: "
-         "a part is 'frozen', true, or trains at a learning rate above 0"),
+         "a part is 'frozen', true, trains at a learning rate above 0, or has an adapter ({type: lora, ...})"),
         ("stages.align.bf16=maybe", "toy.yaml: stages.align.bf16 = 'maybe' is wrong: it must be auto, true or false"),
         ("stages.align.num_train_epochs=1", "toy.yaml: stages.align must say max_steps or num_train_epochs, "
          "and it says both"),

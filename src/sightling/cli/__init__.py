@@ -26,6 +26,7 @@ COMMANDS = {
     "ask": "Ask a model one question about a picture; --json for scripts.",
     "inspect": "Draw how a picture becomes tokens, and print the exact prompt.",
     "export": "Write a model in another project's layout, or one of theirs in ours.",
+    "merge": "Put a LoRA or DoRA adapter into the weights of its model.",
     "data": "Look at a data set: what it is, what is wrong with it, what a model would see.",
 }
 """Commands in the order of the help, each with its one line; ``sightling.cli.<name>`` does the work."""

@@ -43,6 +43,6 @@ def _one(name: str) -> None:
         if isinstance(stage, StepStage):
             typer.echo(f"  {label:<{width}}  {stage.type}")
             continue
-        rates = stage.train.rates(stage.learning_rate)
-        told = ", ".join(f"{part} at {rate:g}" for part, rate in rates.items() if rate)
+        rates = stage.train.described(stage.learning_rate)
+        told = ", ".join(f"{part} at {rate}" for part, rate in rates.items())
         typer.echo(f"  {label:<{width}}  {stage.objective['type']}: trains {told}")

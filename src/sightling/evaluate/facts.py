@@ -97,8 +97,8 @@ def stage_facts(run: Path, recipe: Recipe | None) -> list[StageFacts]:
         about, trains = "", ""
         if isinstance(stage, TrainStage):
             about = f"{stage.objective['type']} on {stage.data['type']}"
-            rates = stage.train.rates(stage.learning_rate)
-            trains = ", ".join(f"{part.replace('_', ' ')} {rate:g}" for part, rate in rates.items() if rate)
+            rates = stage.train.described(stage.learning_rate)
+            trains = ", ".join(f"{part.replace('_', ' ')} {rate}" for part, rate in rates.items())
         elif stage is not None:
             about = stage.type
         numbers = (state.get("steps"), state.get("seconds"), state.get("peak_memory_bytes"))

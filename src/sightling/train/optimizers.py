@@ -30,7 +30,8 @@ def parameter_kinds(part: nn.Module) -> dict[nn.Parameter, Kind]:
 
     Hidden matrices are the 2-D weights of linear layers inside a repeated block (an element of a
     ``ModuleList``, as transformers keeps its layers). Embeddings, output heads, first convolutions and
-    what stands between towers are not, and a matrix that an embedding shares is an embedding.
+    what stands between towers are not, a matrix that an embedding shares is an embedding, and the factors of an
+    adapter are no matrices of the network themselves.
     """
     kinds: dict[nn.Parameter, Kind] = {}
     embeddings = {
@@ -48,7 +49,8 @@ def parameter_kinds(part: nn.Module) -> dict[nn.Parameter, Kind]:
             if not parameter.requires_grad or parameter in kinds:
                 continue
             weight = own_name == "weight" and parameter.ndim >= 2 and parameter not in embeddings
-            hidden = weight and in_block and isinstance(module, nn.Linear) and parameter.ndim == 2
+            factor = "lora_A" in steps or "lora_B" in steps
+            hidden = weight and in_block and isinstance(module, nn.Linear) and parameter.ndim == 2 and not factor
             kinds[parameter] = Kind(muon=hidden, decay=weight)
     return kinds
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from sightling.errors import UserError
+from sightling.model.adapters import detach
 from sightling.model.modeling import IGNORED
+from sightling.train.adapters import attach_adapters
 from sightling.train.dry import Operation, dry_run, share_evenly
 from sightling.train.loop import total_steps
 from sightling.train.objectives import Objective
@@ -187,6 +189,8 @@ def plan_recipe(recipe: Recipe, *, threads: int = 1, share: int = 1, probe_secon
         if isinstance(stage, TrainStage) and isinstance(what, CheckedStage):
             where = f"{recipe.source}: stages.{name}"
             plan, dry = _stage(name, stage, what, prepared, able, device, share, room, where)
+            # The next stage finds its adapters merged.
+            detach(prepared.model)
             plans.append(plan)
             ran.append(dry)
     rates: dict[str, float] = {}
@@ -208,8 +212,10 @@ def _stage(
 ) -> tuple[StagePlan, _Ran]:  # fmt: skip
     model = prepared.model
     parts, rates = model_parts(model), stage.train.rates(stage.learning_rate)
-    set_training(model, parts, rates, able, where, stage.train)
     seed = derive_seed(stage.seed, name)
+    with torch.device("meta"):
+        attach_adapters(model, stage.train, able, where, seed)
+    set_training(model, parts, rates, able, where, stage.train)
     seed_everything(derive_seed(seed, "objective"))
     objective = what.objective(model, prepared.processor, what.options, what.data, seed)
     with torch.device("meta"):

@@ -12,11 +12,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from sightling.errors import UserError, nearest
 from sightling.parts import Part, validate
+from sightling.train.lora import Lora
 from sightling.train.overrides import apply_overrides
 from sightling.train.schedule import ScheduleName, ScheduleOptions
 from sightling.train.yamlfile import dump_yaml, parse_yaml
@@ -25,12 +26,18 @@ _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def _rate(value: Any) -> Any:
+def _rate(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, Lora):
+        return value
+    if isinstance(value, Mapping):
+        return validate(Lora, value, str(info.field_name))
     if value == "frozen" or value is False:
         return "frozen"
     if value is True or (isinstance(value, (int, float)) and value > 0):
         return value if value is True else float(value)
-    raise PydanticCustomError("rate", "a part is 'frozen', true, or trains at a learning rate above 0")
+    raise PydanticCustomError(
+        "rate", "a part is 'frozen', true, trains at a learning rate above 0, or has an adapter ({type: lora, ...})"
+    )
 
 
 def _precision(value: Any) -> Any:
@@ -46,7 +53,7 @@ def _names(value: Any) -> Any:
 
 
 Rate = Annotated[Any, AfterValidator(_rate)]
-"""``frozen``, ``True`` (the stage's learning rate) or a learning rate of its own."""
+"""``frozen``, ``True`` (the stage's learning rate), a learning rate of its own, or an adapter (:class:`Lora`)."""
 
 
 class _Strict(Part):
@@ -60,12 +67,13 @@ PARTS = ("encoder", "connector", "language_model")
 
 
 class Trains(_Strict):
-    """Which parts of the model train, and at which rate. What is not named is frozen.
+    """Which parts of the model train, and at which rate, in full or by an adapter. What is not named is frozen.
 
     ``layers``: of a language model that trains, the layers that do, counted from 0 or, below 0, from the end; its
     embeddings, head and other layers are frozen. Left out, all of it trains.
     ``only``: of a part that trains, the modules or parameters that do, by how their names begin; such as
     ``{connector: [language_projection]}``, MiniGPT-4's one linear layer behind a frozen Q-Former.
+    Both hold for an adapter, too: it is of matrices among them.
     """
 
     encoder: Rate = "frozen"
@@ -77,9 +85,25 @@ class Trains(_Strict):
     def rates(self, learning_rate: float) -> dict[str, float]:
         """Learning rate by part, 0 for a frozen one."""
         told = {name: getattr(self, name) for name in PARTS}
+        for name, lora in self.adapters().items():
+            told[name] = lora.learning_rate or True
         return {
             name: 0.0 if rate == "frozen" else learning_rate if rate is True else float(rate)
             for name, rate in told.items()
+        }
+
+    def adapters(self) -> dict[str, Lora]:
+        """The adapters by part, of those that have one."""
+        told = {name: getattr(self, name) for name in PARTS}
+        return {name: lora for name, lora in told.items() if isinstance(lora, Lora)}
+
+    def described(self, learning_rate: float) -> dict[str, str]:
+        """For a person: the rate of each part that trains, with its adapter where it has one."""
+        adapters = self.adapters()
+        return {
+            name: f"{rate:g}" + (f" ({adapters[name].label})" if name in adapters else "")
+            for name, rate in self.rates(learning_rate).items()
+            if rate
         }
 
 

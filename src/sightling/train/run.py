@@ -16,7 +16,9 @@ from rich.console import Console
 from torch import nn
 
 from sightling.errors import UserError
+from sightling.model.adapters import plain
 from sightling.parts import Part, make, validate
+from sightling.train.adapters import attach_adapters, merge_adapters, write_adapters
 from sightling.train.checkpoint import (
     Checkpoint,
     CheckpointFolder,
@@ -341,6 +343,7 @@ class _Run:
             folder.note(name, status="running", bf16=bf16, threads=self.threads.value)
         seed = derive_seed(stage.seed, name)
         rates = stage.train.rates(stage.learning_rate)
+        adapters = attach_adapters(self.model, stage.train, self.able, where, derive_seed(seed, "adapters"))
         set_training(self.model, model_parts(self.model), rates, self.able, where, stage.train)
         # Ranks must agree on what an objective makes, and a resumed stage with its first start.
         seed_everything(derive_seed(seed, "objective"))
@@ -352,6 +355,11 @@ class _Run:
         stage = stage.model_copy(update={"per_device_train_batch_size": mine})
         loop = StageLoop(name, stage, self.model, objective, around, seed=seed, bf16=bf16, where=where)
         result = loop.run()
+        weights = result.weights
+        if adapters:
+            if folder is not None:
+                write_whole(folder.adapters(name), lambda at: write_adapters(self.model, adapters, at), "an adapter")
+            weights = merge_adapters(self.model, stage.train, rates, self.able, where)
         if folder is not None:
             about = {
                 "stage": name,
@@ -359,7 +367,7 @@ class _Run:
                 "seconds": result.seconds,
                 "peak_memory_bytes": result.peak_memory_bytes,
             }
-            save_checkpoint(self._weights(name), Checkpoint(result.weights, {}, about))
+            save_checkpoint(self._weights(name), Checkpoint(weights, {}, about))
             self._reconcile(name, folder)
             took, peak = short_time(result.seconds), short_bytes(result.peak_memory_bytes)
             self.say(f"stage {name} finished in {took}, peak memory so far {peak}")
@@ -385,6 +393,7 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def _write_model(self, into: Path) -> None:
-        self.model.save_pretrained(into)
+        with plain(self.model):
+            self.model.save_pretrained(into)
         self.processor.save_pretrained(into)
         (into / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")

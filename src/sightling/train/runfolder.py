@@ -1,8 +1,9 @@
 """A run's folder: which recipe it grows, how far it is, and that nobody else is writing in it.
 
 ``recipe.yaml`` (resolved), ``run.json`` (how far), ``metrics.jsonl``, ``logs/``, ``checkpoints/<stage>/`` while
-a stage runs, ``stages/<stage>/`` (what a finished stage changed), what steps without a model made
-(``tokenizer/``), models of the way that were to be kept (``kept/``), and in the end ``model/``.
+a stage runs, ``stages/<stage>/`` (what a finished stage changed), ``adapters/<stage>/<part>/`` (the adapters that it
+trained, in PEFT's format), what steps without a model made (``tokenizer/``), models of the way that were to be kept
+(``kept/``), and in the end ``model/``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sightling.train.checkpoint import write_text, write_whole
 from sightling.train.recipe import Recipe, parse_recipe, read_recipe
 
 RECIPE, RUN = "recipe.yaml", "run.json"
-RESERVED = ("model", "stages", "checkpoints", "logs", "kept", "evaluation")
+RESERVED = ("model", "stages", "checkpoints", "logs", "kept", "evaluation", "adapters")
 """Names in a run's folder that no step may use for what it makes."""
 
 # What may change between two starts of one run: it decides what is shown and kept, not what is learnt.
@@ -148,6 +149,10 @@ class RunFolder:
     def finished_weights(self, stage: str) -> Path:
         """Where a finished stage's weights are; the folder exists when the stage is finished."""
         return self.path / "stages" / stage
+
+    def adapters(self, stage: str) -> Path:
+        """Where a finished stage's adapters are, a folder a part; absent where it had none."""
+        return self.path / "adapters" / stage
 
     @property
     def checkpoints(self) -> Path:

@@ -13,6 +13,7 @@ import torch.nn as nn
 from rich.table import Table
 from torch import Tensor
 
+from sightling.model.adapters import adapter_parameters, described
 from sightling.train.optimizers import Optimizers, short_number
 from sightling.train.progress import short_bytes, short_time
 
@@ -62,7 +63,7 @@ def expected_memory(whole: nn.Module, optimizers: Optimizers) -> Memory:
 def stage_table(
     title: str, parts: Mapping[str, nn.Module], rates: Mapping[str, float], optimizers: Optimizers
 ) -> Table:
-    """One row a part: parameters, frozen or its learning rate, optimizer."""
+    """One row a part: parameters, frozen or its learning rate, optimizer. An adapter has a row below its part."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for heading, side in (("part", "left"), ("parameters", "right"), ("learning rate", "right"), ("optimizer", "left")):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
@@ -72,9 +73,12 @@ def stage_table(
         own = {id(parameter): parameter.numel() for parameter in part.parameters() if id(parameter) not in seen}
         seen |= set(own)
         whole += sum(own.values())
+        adapter = sum(parameter.numel() for parameter in adapter_parameters(part))
         trains = rates.get(name, 0.0) > 0
-        rate = f"{rates[name]:g}" if trains else "[dim]frozen[/dim]"
-        table.add_row(name, short_number(sum(own.values())), rate, optimizers.described(name) if trains else "")
+        how = (f"{rates[name]:g}", optimizers.described(name)) if trains else ("[dim]frozen[/dim]", "")
+        table.add_row(name, short_number(sum(own.values()) - adapter), *(("[dim]frozen[/dim]", "") if adapter else how))
+        if adapter:
+            table.add_row(f"  {described(part)}", short_number(adapter), *how)
     trained = sum(parameter.numel() for parameter in optimizers.parameters())
     table.add_section()
     table.add_row("all", short_number(whole), f"{short_number(trained)} train", "")

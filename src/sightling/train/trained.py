@@ -9,6 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from sightling.errors import UserError, nearest
+from sightling.model.adapters import adapted_layers, adapted_names, adapter_parameters, rest
 from sightling.train.objectives.base import Batch, Objective
 from sightling.train.recipe import Trains
 
@@ -45,12 +46,14 @@ def set_training(
 ) -> None:
     """Frozen parts take no gradients and run in evaluation mode, so that dropout and statistics rest too.
 
-    ``train`` says which layers or modules of a part that trains do; without it, all.
+    ``train`` says which layers or modules of a part that trains do; without it, all. Of a part with an adapter the
+    adapter trains where it is attached; before and after, the matrices count that it changes.
 
     Raises:
         UserError: a rate for a part that this model does not have, or for one with nothing to train, or a layer
             or name that a part has not.
     """
+    told = train.adapters() if train is not None else {}
     chosen = _chosen(model, parts, train, where) if train is not None else {}
     for name, rate in rates.items():
         if rate > 0 and name not in parts:
@@ -60,21 +63,42 @@ def set_training(
     for name, part in parts.items():
         if rates.get(name, 0.0) <= 0:
             part.eval()
+        elif name in told:
+            rest(part)
     for name, part in parts.items():
         if rates.get(name, 0.0) <= 0:
             continue
-        learning = [parameter for parameter in part.parameters() if parameter in able]
-        if name in chosen:
-            learning = [parameter for parameter in learning if parameter in chosen[name]]
+        learning = adapter_parameters(part)
+        if name in told and train is not None and not learning:
+            names = adapter_targets(model, parts, name, able, where, train)
+            learning = [part.get_parameter(f"{one}.weight") for one in names]
+        elif name not in told:
+            learning = [parameter for parameter in part.parameters() if parameter in able]
+            if name in chosen:
+                learning = [parameter for parameter in learning if parameter in chosen[name]]
         if not learning:
             raise UserError(f"{where}.train trains {name!r}, which has no parameters that can; set it to frozen")
         for parameter in learning:
             parameter.requires_grad_(True)
 
 
-def _chosen(
-    model: Any, parts: Mapping[str, nn.Module], train: Trains, where: str
-) -> dict[str, set[nn.Parameter]]:
+def adapter_targets(
+    model: Any, parts: Mapping[str, nn.Module], name: str, able: set[nn.Parameter], where: str, train: Trains
+) -> list[str]:
+    """The linear layers that a part's adapter is of, by their names within the part, which has none attached yet.
+
+    Raises:
+        UserError: names that the part has not, or nothing left to adapt.
+    """
+    lora = train.adapters()[name]
+    if name not in parts:
+        raise UserError(f"{where}.train names {name!r}, which this model has not; {nearest(name, parts)}")
+    free = able & _chosen(model, parts, train, where).get(name, able)
+    key = f"{where}.train.{name}"
+    return adapted_names(model, parts, name, lora.target_modules, lora.exclude_modules, free, key)
+
+
+def _chosen(model: Any, parts: Mapping[str, nn.Module], train: Trains, where: str) -> dict[str, set[nn.Parameter]]:
     """The parameters that train of each part of which not all do."""
     chosen: dict[str, set[nn.Parameter]] = {}
     if train.layers is not None:
@@ -86,6 +110,9 @@ def _chosen(
                 )
         chosen["language_model"] = {one for number in train.layers for one in known[number].parameters()}
     for name, beginnings in train.only.items():
+        if adapted_layers(parts[name]):
+            # Its names are other ones while an adapter is around them, and its matrices were chosen before.
+            continue
         own = dict(parts[name].named_parameters())
         found: set[nn.Parameter] = set()
         for beginning in beginnings:

@@ -1,0 +1,59 @@
+"""The adapters of a stage: put around the parts that say so, and merged into them when the stage is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sightling.errors import UserError
+from sightling.model import adapters
+from sightling.train.order import seed_everything
+from sightling.train.recipe import Trains
+from sightling.train.trained import adapter_targets, model_parts, set_training, trained_tensors
+
+
+def attach_adapters(
+    model: nn.Module, train: Trains, able: set[nn.Parameter], where: str, seed: int
+) -> list[adapters.Adapter]:
+    """Put around each part the adapter that its stage gives it; the same for the same seed.
+
+    Raises:
+        UserError: an adapter of what a part has not, or DoRA of a matrix with a row of zeros.
+    """
+    told = train.adapters()
+    if not told:
+        return []
+    seed_everything(seed)
+    parts = model_parts(model)
+    # All of them before the first, so that a model whose stage is refused stays as it is.
+    names = {part: adapter_targets(model, parts, part, able, where, train) for part in told}
+    for part in (part for part, lora in told.items() if lora.use_dora):
+        for name in names[part]:
+            weight = parts[part].get_parameter(f"{name}.weight").detach()
+            # A fresh model's last matrices are such; the size of a row is divided by.
+            if not weight.is_meta and not bool(weight.any(dim=1).all()):
+                raise UserError(
+                    f"{where}.train.{part}: {name} has a row of zeros, which DoRA cannot scale; "
+                    "train it in full first, or leave use_dora out"
+                )
+    return [adapters.attach(part, parts[part], names[part], lora.options()) for part, lora in told.items()]
+
+
+def write_adapters(model: nn.Module, attached: Sequence[adapters.Adapter], folder: Path) -> None:
+    """Write each in PEFT's format, in a folder of its part's name."""
+    parts = model_parts(model)
+    for adapter in attached:
+        adapters.write(adapter, parts[adapter.part], folder / adapter.part)
+
+
+def merge_adapters(
+    model: nn.Module, train: Trains, rates: Mapping[str, float], able: set[nn.Parameter], where: str
+) -> dict[str, Tensor]:
+    """Merge what the stage adapted. Returns what the stage changed, by the plain model's names."""
+    adapters.merge(model)
+    parts: dict[str, Any] = model_parts(model)
+    set_training(model, parts, rates, able, where, train)
+    return trained_tensors(model, parts, rates)
