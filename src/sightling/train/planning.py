@@ -33,6 +33,7 @@ from sightling.train.processes import check_share
 from sightling.train.recipe import Recipe, TrainStage
 from sightling.train.room import free_memory, held_now
 from sightling.train.run import CheckedStage, check_recipe
+from sightling.train.schedule import Schedule, warmup_length
 from sightling.train.summary import ActivationMeter, Memory, expected_memory, tensor_bytes
 from sightling.train.trained import EXTRA, Whole, able_to_learn, model_parts, set_training
 
@@ -197,8 +198,8 @@ def plan_recipe(recipe: Recipe, *, threads: int = 1, share: int = 1, probe_secon
     waiting, timed = 1.0, 0
     if probe_seconds > 0 and plans:
         probe = Probe(device, probe_seconds)
-        updates = [probe.optimizer_seconds(dry.optimizers) for dry in ran]
         probe.time([dry.operations for dry in ran])
+        updates = [probe.optimizer_seconds(dry.optimizers) for dry in ran]
         plans = [_timed(*each, share, probe) for each in zip(plans, ran, updates, strict=True)]
         rates = {str(dtype).removeprefix("torch."): rate for dtype, rate in probe.rate.items()}
         waiting, timed = probe.waiting, probe.measured
@@ -248,7 +249,11 @@ def _stage(
     largest = max(0, (room - held_now(device) - fixed) * size // max(1, peak))
     a_step = stage.gradient_accumulation_steps * share
     told = stage.model_copy(update={"per_device_train_batch_size": size})
-    unknown = sampled.note and stage.max_steps is None
+    steps = None if sampled.note and stage.max_steps is None else total_steps(told, sampled.items, share, where)
+    if steps is not None:
+        # A warm-up longer than the stage is wrong here as it is in training.
+        warmup = warmup_length(steps, stage.warmup_steps, stage.warmup_ratio)
+        Schedule(stage.lr_scheduler_type, steps, warmup, stage.lr_scheduler_kwargs)
     plan = StagePlan(
         name=name,
         parts=_parts(parts, rates, optimizers),
@@ -256,7 +261,7 @@ def _stage(
         peak=fixed + peak,
         tokens=_tokens(objective, sampled.batches, model.config.image_token_id, a_step),
         items=sampled.items,
-        steps=None if unknown else total_steps(told, sampled.items, share, where),
+        steps=steps,
         batch=size,
         flops=flops * a_step // len(sampled.batches),
         optimizer_flops=muon_flops(optimizers) * share,
