@@ -30,8 +30,9 @@ lint: install  ## style and types
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
-bench: install  ## throughput against transformers' Trainer, in one run on this machine
+bench: install  ## training and decoding against transformers, in one run on this machine
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/decoding.py
 
 docs: install  ## check that the documents tell what exists: commands, keys, files, links
 	$(BIN)/python -m pytest tests/test_readme.py tests/test_house.py

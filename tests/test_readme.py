@@ -30,8 +30,10 @@ from sightling.train.yamlfile import parse_yaml
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.zh-CN.md")
-DOCUMENTS = (*READMES, "CONTRIBUTING.md", "docs/architecture.md", "docs/data.md", "docs/recipes.md", "docs/studies.md",
-             "docs/planning.md")  # fmt: skip
+DOCUMENTS = (
+    *READMES, "CONTRIBUTING.md", "docs/architecture.md", "docs/data.md", "docs/decoding.md", "docs/recipes.md",
+    "docs/planning.md", "docs/studies.md",
+)  # fmt: skip
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -58,7 +58,13 @@ def test_json_says_what_was_asked_and_what_it_cost(
         ),
         "answer_tokens": 5,
         "finish": "length",
+        "decoder": "own",
     }
+    theirs = outcome(capsys, "ask", saved_model, png, png, "red?", "--json", "--max-new-tokens", 5, "--decoder",
+                     "transformers")  # fmt: skip
+    other = json.loads(theirs[1])
+    assert (other["answer"], other["decoder"]) == (told["answer"], "transformers")
+    assert other["decoder_reason"] == "transformers was asked for"
 
 
 def test_control_tokens_in_the_question_stay_text(
@@ -108,6 +114,7 @@ def test_bad_pictures_are_one_sentence_and_code_2(
         (("MODEL", "PNG", "red?", "--device", "nowhere"), "there is no device 'nowhere'"),
         (("MODEL", "PNG", "x " * 600), "context is 512 tokens"),
         (("MODEL", *["PNG"] * 130, "red?"), "its 130 pictures need 4 visual tokens each, 520 in all, and beside the "),
+        (("MODEL", "PNG", "red?", "--decoder", "theirs"), "decoder = 'theirs' is unknown"),
         (("PNG", "PNG", "red?"), "is a file"),
         (("nowhere", "PNG", "red?"), "there is no folder nowhere"),
     ],

@@ -8,6 +8,7 @@ from sightling.decode.ask import ask
 from sightling.decode.batch import answer_all
 from sightling.decode.generate import Trace, generate
 from sightling.decode.memory import Memory
+from sightling.decode.own import OwnDecoder
 from sightling.errors import UserError
 from tinymodel import by_transformers, picture, tiny
 
@@ -72,8 +73,9 @@ def test_cached_is_recomputed() -> None:
     assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == trace.ids
 
 
+@pytest.mark.parametrize("way", ["own", "transformers"])
 @pytest.mark.parametrize("window", [None, 8])
-def test_a_memory_changes_no_answer(window: int | None) -> None:
+def test_a_memory_changes_no_answer(window: int | None, way: str) -> None:
     model, processor = tiny("qwen3", window=window)
     memory = Memory()
     turns: tuple[Turn, ...] = ()
@@ -82,12 +84,13 @@ def test_a_memory_changes_no_answer(window: int | None) -> None:
         pictures = (picture(index % 2),) if index != 1 else ()
         turns = (*turns, Turn("user", (*pictures, text)))
         trace = Trace()
-        told = "".join(generate(model, processor, Sample(turns), max_new_tokens=9, memory=memory, trace=trace))
+        told = "".join(generate(model, processor, Sample(turns), max_new_tokens=9, memory=memory, trace=trace,
+                                decoder=way))  # fmt: skip
         assert told == "".join(generate(model, processor, Sample(turns), max_new_tokens=9))
         turns = (*turns, Turn("assistant", (told,)))
         reused.append(trace.reused_tokens)
     assert reused[0] == 0
-    assert all(reused[1:]) == (window is None)
+    assert all(reused[1:]) == (way == "own" or window is None)
     assert len(memory) == 2
 
 
@@ -129,24 +132,28 @@ def test_answers_left_and_interleaved_disturb_nobody() -> None:
     assert torch.is_inference_mode_enabled() is False and not model.training
 
 
-def test_a_break_within_a_step_leaves_no_half_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", ["own", "transformers"])
+def test_a_break_within_a_step_leaves_no_half_cache(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = tiny()
     memory = Memory()
     sample = question("red circle?", picture(1))
     whole = "".join(generate(model, processor, sample, max_new_tokens=16))
-    layer = model.language_model.model.layers[1]
-    running = generate(model, processor, sample, max_new_tokens=16, memory=memory)
+    running = generate(model, processor, sample, max_new_tokens=16, memory=memory, decoder=way)
     next(running)
 
     def broken(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(layer, "forward", broken)
+        if way == "own":
+            patch.setattr(OwnDecoder, "_layer", broken)
+        else:
+            patch.setattr(model.language_model.model.layers[1], "forward", broken)
         list(running)
     trace = Trace()
-    assert "".join(generate(model, processor, sample, max_new_tokens=16, memory=memory, trace=trace)) == whole
-    assert trace.reused_tokens == 0
+    again = generate(model, processor, sample, max_new_tokens=16, memory=memory, trace=trace, decoder=way)
+    assert "".join(again) == whole
+    assert (trace.reused_tokens, trace.decoder) == (0, way)
 
 
 def test_why_an_answer_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -20,16 +21,21 @@ CPU = torch.device("cpu")
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.1, 3.0), st.integers(0, 40), st.floats(0.05, 1.0))
-def test_the_same_distribution_as_transformers(seed: int, temperature: float, top_k: int, top_p: float) -> None:
-    scores = 3 * torch.randn(1, 30, generator=torch.Generator().manual_seed(seed))
+@given(st.integers(0, 10_000), st.floats(0.1, 3.0), st.integers(0, 40), st.floats(0.05, 1.0), st.floats(0.0, 0.9),
+       st.sampled_from([30, 700]))  # fmt: skip
+def test_the_same_distribution_as_transformers(
+    seed: int, temperature: float, top_k: int, top_p: float, min_p: float, vocabulary: int
+) -> None:
+    scores = 3 * torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(seed))
     ids = torch.zeros(1, 1, dtype=torch.long)
     expected = TemperatureLogitsWarper(temperature)(ids, scores)
     if top_k:
         expected = TopKLogitsWarper(top_k)(ids, expected)
     if top_p < 1.0:
         expected = TopPLogitsWarper(top_p)(ids, expected)
-    ours = shaped(scores[0], Sampling(temperature=temperature, top_k=top_k, top_p=top_p))
+    if min_p:
+        expected = MinPLogitsWarper(min_p)(ids, expected)
+    ours = shaped(scores[0], Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
     assert torch.allclose(ours, expected[0].softmax(-1), atol=1e-6)
 
 
@@ -83,6 +89,7 @@ def test_broken_logits_are_told() -> None:
         ({"temperature": "hot"}, "temperature = 'hot'"),
         ({"top_p": 0}, "top_p = 0"),
         ({"top_p": 1.01}, "at most 1"),
+        ({"min_p": 1.5}, "min_p = 1.5"),
         ({"top_k": -1}, "top_k = -1"),
         ({"top_k": 2.5}, "whole number"),
         ({"max_new_tokens": 0}, "max_new_tokens = 0"),

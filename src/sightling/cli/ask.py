@@ -32,6 +32,9 @@ def ask(
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token each time.")] = 0.0,
     top_k: Annotated[int, typer.Option("--top-k", help="Draw from the k likeliest only; 0 for all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", help="Draw from the likeliest that reach this probability.")] = 1.0,
+    min_p: Annotated[
+        float, typer.Option("--min-p", help="Draw from those this share as likely as the likeliest.")
+    ] = 0.0,
     repetition_penalty: Annotated[
         float, typer.Option("--repetition-penalty", help="Above 1, what was said becomes less likely.")
     ] = 1.0,
@@ -39,6 +42,13 @@ def ask(
     device: Annotated[
         str | None, typer.Option("--device", help="Such as cpu or cuda:0.", show_default="an accelerator, else cpu")
     ] = None,
+    decoder: Annotated[
+        str,
+        typer.Option(
+            "--decoder",
+            help="own, own_float16 (rounded weights, for a CPU), transformers, or auto: own if it can.",
+        ),
+    ] = "auto",
     frames: Annotated[
         int | None, typer.Option("--frames", help="Frames of a video at most.", show_default="8, by rate 64")
     ] = None,
@@ -55,7 +65,7 @@ def ask(
     from sightling.decode.session import checked
 
     text = checked(question)
-    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, min_p)
 
     from sightling.data.sample import question as sample_of
     from sightling.loading import load
@@ -65,7 +75,7 @@ def ask(
     pictures = [picture for one in given for picture in one.pictures]
     trace = Trace()
     start = time.perf_counter()
-    pieces = generate(opened, processor, sample_of(text, *pictures), trace=trace, **sampling.options())
+    pieces = generate(opened, processor, sample_of(text, *pictures), decoder=decoder, trace=trace, **sampling.options())
     if not as_json:
         for piece in pieces:
             typer.echo(printable(piece), nl=False)
@@ -83,7 +93,10 @@ def ask(
         "prompt_tokens": trace.prompt_tokens,
         "answer_tokens": len(trace.ids),
         "finish": trace.finish,
+        "decoder": trace.decoder,
     }
+    if trace.reason:
+        told["decoder_reason"] = trace.reason
     if videos := [one.about() for one in given if one.video is not None]:
         told["videos"] = videos
     typer.echo(json.dumps(told, ensure_ascii=False))

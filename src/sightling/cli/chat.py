@@ -24,6 +24,9 @@ def chat(
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token each time.")] = 0.0,
     top_k: Annotated[int, typer.Option("--top-k", help="Draw from the k likeliest only; 0 for all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", help="Draw from the likeliest that reach this probability.")] = 1.0,
+    min_p: Annotated[
+        float, typer.Option("--min-p", help="Draw from those this share as likely as the likeliest.")
+    ] = 0.0,
     repetition_penalty: Annotated[
         float, typer.Option("--repetition-penalty", help="Above 1, what was said becomes less likely.")
     ] = 1.0,
@@ -31,6 +34,13 @@ def chat(
     device: Annotated[
         str | None, typer.Option("--device", help="Such as cpu or cuda:0.", show_default="an accelerator, else cpu")
     ] = None,
+    decoder: Annotated[
+        str,
+        typer.Option(
+            "--decoder",
+            help="own, own_float16 (rounded weights, for a CPU), transformers, or auto: own if it can.",
+        ),
+    ] = "auto",
     frames: Annotated[
         int | None, typer.Option("--frames", help="Frames of a video at most.", show_default="8, by rate 64")
     ] = None,
@@ -53,12 +63,12 @@ def chat(
 
     from sightling.decode.sampling import Sampling
 
-    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, min_p)
 
     from sightling.decode.session import Session
     from sightling.loading import find_model, load
     from sightling.serve.terminal import Terminal
 
     whole, processor = load(model, device=device)
-    session = Session(whole, processor, system=system, single=single, **sampling.options())
+    session = Session(whole, processor, system=system, single=single, decoder=decoder, **sampling.options())
     raise typer.Exit(Terminal(session, str(find_model(model)), preview=preview, frames=shown).run(opened))

@@ -43,19 +43,23 @@ def ask(
     processor: VisionLanguageProcessor,
     pictures: PictureLike | Sequence[PictureLike] | None,
     text: str,
+    *,
+    decoder: str = "auto",
     **sampling: Any,
 ) -> str:
     """The model's answer to a question about a picture, or about several, or about none.
 
     ``sampling`` are the values of :class:`~sightling.decode.sampling.Sampling`; greedy when nothing is said.
+    ``decoder`` is one of :data:`~sightling.decode.decoder.WAYS`.
 
     Example: ``sightling.ask(model, processor, "cat.png", "what colour is it?", max_new_tokens=20)``.
 
     Raises:
-        UserError: a picture cannot be read, a sampling value is wrong, no question, or too long a prompt.
+        UserError: a picture cannot be read, a sampling value is wrong, no question, too long a prompt, or a
+            decoder that cannot decode this model.
     """
     chosen = Sampling.of(sampling)
     several = pictures is not None and isinstance(pictures, Sequence) and not isinstance(pictures, (str, bytes))
     listed: Sequence[Any] = () if pictures is None else pictures if several else (pictures,)  # type: ignore[assignment]
     sample = question(checked(text), *(as_picture(given) for given in listed))
-    return "".join(generate(model, processor, sample, **chosen.options()))
+    return "".join(generate(model, processor, sample, decoder=decoder, **chosen.options()))

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from sightling.data.sample import Sample
+from sightling.decode.decoder import Decoder, decoder_for
 from sightling.decode.memory import Mark, Memory, marks_of, pictures_behind
 from sightling.decode.prompt import at_rest, encode_prompt, forbidden_ids, room, stop_ids
 from sightling.decode.sampling import Chooser, Sampling
 from sightling.decode.stream import TextStream
-from sightling.decode.visual import in_row_order
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import Encoded, VisionLanguageProcessor
-from sightling.model.spatial import Position, position_ids
+from sightling.model.spatial import Position
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Trace:
         visual_tokens: how many of them stand for pictures.
         reused_tokens: how many of them a memory held already.
         ids: the answer's token ids, the stop token not among them.
+        decoder: which way it was decoded, one of :data:`~sightling.decode.decoder.WAYS`.
+        reason: why by transformers' layers; empty where it was not.
         finish: why it ended: "stop" (the model ended it), "length" (``max_new_tokens``), "context" (the model's
             context is full) or "" (it did not: it was left).
     """
@@ -41,6 +43,8 @@ class Trace:
     visual_tokens: int = 0
     reused_tokens: int = 0
     ids: list[int] = field(default_factory=list)
+    decoder: str = ""
+    reason: str = ""
     finish: str = ""
 
 
@@ -55,19 +59,23 @@ def generate(
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
     seed: int | None = None,
+    min_p: float = 0.0,
+    decoder: str = "auto",
     memory: Memory | None = None,
     trace: Trace | None = None,
 ) -> Generator[str, None, None]:
     """The answer to a sample's last user turn, in pieces of text; a closing assistant turn is ignored.
 
     The sampling values are those of :class:`~sightling.decode.sampling.Sampling`. With a ``memory``, pictures
-    and prompts that it knows are not computed again. ``trace`` is filled in on the way.
+    and prompts that it knows are not computed again. ``decoder`` is one of :data:`~sightling.decode.decoder.WAYS`.
+    ``trace`` is filled in on the way.
 
     Raises:
         UserError: at once, before the first piece is asked for: a value out of its range, a picture that cannot
-            be read, a prompt that fills the model's context.
+            be read, a prompt that fills the model's context, a decoder that cannot decode this model.
     """
-    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, min_p)
+    chosen = decoder_for(model, decoder)
     prompt = encode_prompt(processor, sample)
     budget = room(model, processor, prompt, max_new_tokens)
     trace = trace if trace is not None else Trace()
@@ -75,11 +83,12 @@ def generate(
     keys = [picture.key() for picture in prompt.pictures]
     with at_rest(model):
         features = memory.visual_tokens(model, processor, prompt, keys)
+    trace.decoder, trace.reason = chosen.way, getattr(chosen, "reason", "")
     trace.prompt_tokens = len(prompt.input_ids)
     trace.visual_tokens = sum(token == model.config.image_token_id for token in prompt.input_ids)
     chooser = Chooser(sampling, prompt.input_ids, forbidden_ids(model), model.device)
     marks = marks_of(processor, prompt, keys)
-    tokens = _tokens(model, processor, prompt, marks, features, chooser, budget, memory, trace)
+    tokens = _tokens(chosen, model, processor, prompt, marks, features, chooser, budget, memory, trace)
     return _texts(processor, tokens)
 
 
@@ -96,6 +105,7 @@ def _texts(processor: VisionLanguageProcessor, tokens: Generator[int, None, None
 
 
 def _tokens(
+    decoder: Decoder,
     model: VisionLanguageModel,
     processor: VisionLanguageProcessor,
     prompt: Encoded,
@@ -108,13 +118,13 @@ def _tokens(
 ) -> Generator[int, None, None]:
     """The answer's ids; inference mode is entered for each step alone, since a generator's caller runs between."""
     stops = stop_ids(model, processor)
-    cache, held = memory.take(model, marks)
+    row, held = memory.take(decoder, marks)
     trace.reused_tokens = held
     fresh = features[len(features) - pictures_behind(processor, prompt, held) :]
     whole = False
     try:
         with at_rest(model):
-            token = _next(model, cache, prompt.input_ids[held:], prompt.positions[held:], fresh, chooser)
+            token = _next(decoder, row, prompt.input_ids[held:], prompt.positions[held:], fresh, chooser)
             whole = True
             while token not in stops:
                 trace.ids.append(token)
@@ -123,32 +133,25 @@ def _tokens(
                     trace.finish = "length" if budget == chooser.sampling.max_new_tokens else "context"
                     return
                 whole = False
-                following = _next(model, cache, (token,), (prompt.end + len(trace.ids) - 1,), [], chooser)
+                following = _next(decoder, row, (token,), None, [], chooser)
                 marks.append(token)
                 token, whole = following, True
             trace.finish = "stop"
     finally:
         # What was interrupted within a step is not whole: some layers hold its token, others do not.
         if whole:
-            memory.keep(cache, marks)
+            memory.keep(decoder, row, marks)
 
 
 @torch.inference_mode()
 def _next(
-    model: VisionLanguageModel,
-    cache: DynamicCache,
+    decoder: Decoder,
+    row: Any,
     tokens: tuple[int, ...],
-    positions: Sequence[Position],
+    positions: Sequence[Position] | None,
     features: list[Tensor],
     chooser: Chooser,
 ) -> int:
-    """Feed tokens behind what is cached and choose the one that follows."""
-    ids_BT = torch.tensor([tokens], device=model.device)
-    hidden_BTD = model.decode(
-        ids_BT,
-        image_features_NQD=in_row_order(features),
-        position_ids_BT=position_ids([positions]).to(model.device),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
-    return chooser.choose(model.get_output_embeddings()(hidden_BTD[0, -1]))
+    """Feed tokens behind what is held and choose the one that follows."""
+    hidden_BD = decoder.feed(row, [tokens], features, [positions])
+    return chooser.choose(decoder.logits(hidden_BD)[0])

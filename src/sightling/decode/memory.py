@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from sightling.data.sample import Picture
-from sightling.decode.cache import is_plain, new_cache, take_back
+from sightling.decode.decoder import Decoder
 from sightling.decode.visual import Seen, encode_pictures, visual_tokens
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.processor import Encoded, VisionLanguageProcessor
@@ -35,7 +35,8 @@ class Memory:
     def __init__(self, pictures: int = 32) -> None:
         self._limit = pictures
         self._seen: OrderedDict[str, Seen] = OrderedDict()
-        self._cache: DynamicCache | None = None
+        self._held: Any = None
+        self._decoder: Decoder | None = None
         self._marks: list[Mark] = []
 
     def __len__(self) -> int:
@@ -44,7 +45,7 @@ class Memory:
 
     def forget(self) -> None:
         """Forget the last prompt; pictures stay."""
-        self._cache, self._marks = None, []
+        self._held, self._decoder, self._marks = None, None, []
 
     @torch.inference_mode()
     def visual_tokens(
@@ -69,26 +70,34 @@ class Memory:
             self._seen.popitem(last=False)
         return visual_tokens(model, found, prompt.words)
 
-    def take(self, model: VisionLanguageModel, marks: Sequence[Mark]) -> tuple[DynamicCache, int]:
-        """A cache that holds the prompt's beginning, and how many of its tokens; at least one is left to feed.
+    def take(self, decoder: Decoder, marks: Sequence[Mark]) -> tuple[Any, int]:
+        """A row that holds the prompt's beginning, and how many of its tokens; at least one is left to feed.
 
-        The cache is handed over: what is interrupted in the middle of a layer never comes back.
+        The row is handed over: what is interrupted in the middle of a layer never comes back. What another decoder
+        holds is of no use, and what other weights made neither.
         """
-        cache, held = self._cache, self._marks
+        row, before, held = self._held, self._decoder, self._marks
         self.forget()
-        if cache is None or not is_plain(cache):
-            return new_cache(model), 0
-        if model.gated is not None and model.gated.options.ahead and _pictures(held) != _pictures(marks):
-            # What stands before the first picture has looked at others than those of this prompt.
-            return new_cache(model), 0
-        most = min(len(held), len(marks) - 1)
-        same = next((place for place in range(most) if held[place] != marks[place]), most)
-        take_back(cache, len(held) - same)
-        return cache, same
+        same = 0
+        gated = decoder.model.gated
+        # What stands before the first picture may have looked at others than those of this prompt.
+        ahead = gated is not None and gated.options.ahead and _pictures(held) != _pictures(marks)
+        if row is not None and not ahead and decoder.plain and before is not None and _alike(before, decoder):
+            most = min(len(held), len(marks) - 1)
+            same = next((place for place in range(most) if held[place] != marks[place]), most)
+        if not same:
+            return decoder.start(1), 0
+        row.take_back(len(held) - same)
+        return row, same
 
-    def keep(self, cache: DynamicCache, marks: list[Mark]) -> None:
-        """Remember a cache and what it holds."""
-        self._cache, self._marks = cache, marks
+    def keep(self, decoder: Decoder, row: Any, marks: list[Mark]) -> None:
+        """Remember a row and what it holds."""
+        self._held, self._decoder, self._marks = row, decoder, marks
+
+
+def _alike(one: Decoder, other: Decoder) -> bool:
+    """Whether what one decoder holds can be read by another: the same, or transformers' layers of the same model."""
+    return one is other or (one.way == other.way == "transformers" and one.model is other.model)
 
 
 def _pictures(marks: Sequence[Mark]) -> list[Mark]:

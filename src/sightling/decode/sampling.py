@@ -1,6 +1,6 @@
 """How the next token is chosen: greedily, or by lot from a shaped distribution.
 
-Legend: ``V`` vocabulary.
+Legend: ``V`` vocabulary, ``K`` its likeliest tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from sightling.errors import UserError, nearest
 
+FIRST, FIRST_FACTOR = 256, 8
+"""How many of the likeliest tokens a nucleus is looked for in, and by how much more if they are too few."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -27,6 +30,7 @@ class Sampling:
         top_p: only the likeliest tokens that together reach this probability (nucleus sampling, Holtzman et al. 2020).
         repetition_penalty: above 1, tokens of the prompt and the answer so far become less likely (Keskar et al. 2019).
         seed: for the drawing; None draws anew each time.
+        min_p: only tokens at least this share as likely as the likeliest may be drawn (Nguyen et al. 2024); 0 for all.
 
     Raises:
         UserError: a value out of its range.
@@ -38,12 +42,14 @@ class Sampling:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         _whole("max_new_tokens", self.max_new_tokens, 1)
         _number("temperature", self.temperature, 0.0, math.inf, "0 (greedy) or above")
         _whole("top_k", self.top_k, 0)
         _number("top_p", self.top_p, math.ulp(0.0), 1.0, "above 0 and at most 1")
+        _number("min_p", self.min_p, 0.0, 1.0, "from 0 (all) to 1")
         _number("repetition_penalty", self.repetition_penalty, math.ulp(0.0), math.inf, "above 0; 1 changes nothing")
         if self.seed is not None:
             _whole("seed", self.seed, 0)
@@ -93,8 +99,9 @@ class Chooser:
         self, sampling: Sampling, prompt: Sequence[int], forbidden: Sequence[int], device: torch.device
     ) -> None:
         self.sampling = sampling
-        self._forbidden = list(forbidden)
-        self._seen = torch.tensor(sorted(set(prompt)), dtype=torch.long, device=device)
+        self._forbidden = torch.tensor(list(forbidden), dtype=torch.long, device=device)
+        self._prompt = torch.tensor(sorted(set(prompt)), dtype=torch.long, device=device)
+        self._seen_V: Tensor | None = None
         # Drawn on the CPU on every device: a seed gives the same answer for the same probabilities.
         self._generator = torch.Generator()
         if sampling.seed is None:
@@ -109,36 +116,57 @@ class Chooser:
             UserError: the logits are not numbers.
         """
         scores_V = logits_V.float().clone()
-        scores_V[self._forbidden] = -torch.inf
+        scores_V.index_fill_(0, self._forbidden, -torch.inf)
         check_finite(scores_V.max())
         penalty = self.sampling.repetition_penalty
         if penalty != 1.0:
-            seen_S = scores_V[self._seen]
-            scores_V[self._seen] = torch.where(seen_S < 0, seen_S * penalty, seen_S / penalty)
+            if self._seen_V is None:
+                self._seen_V = torch.zeros_like(scores_V, dtype=torch.bool).index_fill_(0, self._prompt, True)
+            lowered_V = torch.where(scores_V < 0, scores_V * penalty, scores_V / penalty)
+            scores_V = torch.where(self._seen_V, lowered_V, scores_V)
         if self.sampling.temperature == 0.0:
             token = int(scores_V.argmax())
         else:
             probabilities_V = shaped(scores_V, self.sampling).cpu()
             token = int(torch.multinomial(probabilities_V, 1, generator=self._generator))
-        if penalty != 1.0:
-            self._seen = torch.cat([self._seen, self._seen.new_tensor([token])]).unique()
+        if self._seen_V is not None:
+            self._seen_V[token] = True
         return token
 
 
 def shaped(scores_V: Tensor, sampling: Sampling) -> Tensor:
-    """The probabilities_V to draw from: temperature, then the k likeliest, then the nucleus."""
+    """The probabilities_V to draw from: temperature, then the k likeliest, the nucleus, what is likely enough."""
     # Less the maximum first: a tiny temperature cannot overflow then.
     scores_V = (scores_V - scores_V.max()) / sampling.temperature
     if 0 < sampling.top_k < scores_V.shape[-1]:
         scores_V = scores_V.masked_fill(scores_V < scores_V.topk(sampling.top_k).values[-1], -torch.inf)
     if sampling.top_p < 1.0:
-        sorted_V, order_V = scores_V.sort(descending=True)
-        before_V = sorted_V.softmax(-1).cumsum(-1) - sorted_V.softmax(-1)
-        # The likeliest always stays: nothing stands before it.
-        cut_V = before_V >= sampling.top_p
-        cut_V[0] = False
-        scores_V = scores_V.index_fill(0, order_V[cut_V], -torch.inf)
+        scores_V = _nucleus(scores_V, sampling.top_p)
+    if sampling.min_p > 0.0:
+        # The likeliest stands at 0.
+        scores_V = scores_V.masked_fill(scores_V < math.log(sampling.min_p), -torch.inf)
     return scores_V.softmax(-1)
+
+
+def _nucleus(scores_V: Tensor, top_p: float) -> Tensor:
+    """Scores of the likeliest tokens that together reach a probability; the others are ruled out.
+
+    The likeliest few are nearly always enough, and finding them takes no sorting of all.
+    """
+    whole, count = scores_V.logsumexp(-1), scores_V.shape[-1]
+    size = min(FIRST, count)
+    while True:
+        likely_K, order_K = scores_V.topk(size)
+        share_K = (likely_K - whole).exp()
+        before_K = share_K.cumsum(-1) - share_K
+        if size == count or float(before_K[-1]) >= top_p:
+            break
+        size = min(FIRST_FACTOR * size, count)
+    kept_K = before_K < top_p
+    # Nothing stands before the likeliest, which always stays.
+    kept_K[0] = True
+    chosen_K = order_K[kept_K]
+    return torch.full_like(scores_V, -torch.inf).index_copy_(0, chosen_K, scores_V[chosen_K])
 
 
 def check_finite(largest: Tensor) -> None:

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from sightling.data.sample import Picture, Sample, Turn
+from sightling.decode.decoder import decoder_for
 from sightling.decode.generate import Trace, generate
 from sightling.decode.memory import Memory
 from sightling.decode.sampling import Sampling
@@ -27,10 +28,11 @@ class Session:
         system: a system turn to begin with, if any.
         single: ask each question about all pictures so far, without what was said before; for a model that learnt
             single questions only.
+        decoder: one of :data:`~sightling.decode.decoder.WAYS`.
         **sampling: the values of :class:`~sightling.decode.sampling.Sampling` for every answer.
 
     Raises:
-        UserError: a sampling value is unknown or out of its range.
+        UserError: a sampling value is unknown or out of its range, or a decoder that cannot decode this model.
     """
 
     def __init__(
@@ -40,12 +42,15 @@ class Session:
         *,
         system: str | None = None,
         single: bool = False,
+        decoder: str = "auto",
         **sampling: Any,
     ) -> None:
         self.model = model
         self.processor = processor
         self.sampling = Sampling.of(sampling)
         self.single = single
+        self.decoder = decoder
+        decoder_for(model, decoder)
         self.trace = Trace()
         self._system = (Turn("system", (system,)),) if system else ()
         self._turns: list[Turn] = []
@@ -98,6 +103,7 @@ class Session:
             Sample((*(self._system if self.single else self.turns), asked)),
             memory=self._memory,
             trace=trace,
+            decoder=self.decoder,
             **self.sampling.options(),
         )
         self.trace = trace

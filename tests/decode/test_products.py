@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import nn
+
+from kit import QWEN2, grow
+from sightling.decode.decoder import decoder_for
+from sightling.decode.own import OwnDecoder
+from sightling.decode.products import HALF, KEPT, Product
+from sightling.errors import UserError
+
+
+def drawn(*widths: int, bias: bool = True) -> list[nn.Linear]:
+    torch.manual_seed(0)
+    return [nn.Linear(48, width, bias=bias) for width in widths]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stored, copied, near", [(KEPT, True, 1e-6), (KEPT, False, 1e-6), (HALF, True, 1e-3)])
+def test_side_by_side(stored: str, copied: bool, near: float, bias: bool) -> None:
+    def far(found: torch.Tensor, expected: torch.Tensor) -> float:
+        return float((found - expected).norm() / expected.norm())
+
+    several, (one,) = drawn(32, 16, 16, bias=bias), drawn(64, bias=bias)
+    with torch.inference_mode():
+        for rows in (1, 7):
+            x, to = torch.randn(rows, 48), torch.randn(rows, 64)
+            assert far(Product(several, copied, stored)(x), torch.cat([layer(x) for layer in several], -1)) < near
+            assert far(Product([one], copied, stored).added(to, x), to + one(x)) < near
+
+
+def test_a_matrix_of_zeros_stays_one() -> None:
+    (layer,) = drawn(8, bias=False)
+    with torch.inference_mode():
+        layer.weight.zero_()
+        assert not Product([layer], True, HALF)(torch.randn(3, 48)).any()
+
+
+def scores(decoder: OwnDecoder, tokens: Sequence[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return decoder.logits(decoder.feed(decoder.start(1), [tokens]))[0]
+
+
+def test_rounded_weights_are_near_and_said_so() -> None:
+    model, _ = grow(seed=2, language_model=QWEN2)
+    tokens = list(range(50, 70))
+    exact = scores(OwnDecoder(model), tokens)
+    decoder = decoder_for(model, "own_float16")
+    assert decoder.way == "own_float16" and decoder is decoder_for(model, "own_float16") is not decoder_for(model)
+    assert isinstance(decoder, OwnDecoder)
+    found = scores(decoder, tokens)
+    assert torch.nn.functional.cosine_similarity(found, exact, dim=0) > 0.99999
+    assert not torch.equal(found, exact)
+
+
+def test_rounded_weights_are_of_float32_on_a_cpu() -> None:
+    model, _ = grow(seed=2)
+    model.bfloat16()
+    with pytest.raises(UserError, match="'own_float16' cannot decode this model: float16 weights are for a float32"):
+        decoder_for(model, "own_float16")
