@@ -117,7 +117,7 @@ class Clock:
 def first_tokens(clock: Clock, model: Any, processor: Any, sample: Sample, way: str) -> None:
     """Two questions about one picture, and the second one without what was said before."""
     memory = Memory()
-    (picture,) = sample.pictures
+    (picture,) = sample.pictures()
     other = "is there one more?"
 
     def first(given: Sample) -> str:
