@@ -6,8 +6,11 @@ from pathlib import Path
 import makers
 import numpy as np
 import pytest
+from PIL import Image
 
 from sightling.data.files import FilesOptions, FileSource, HoldOut
+from sightling.data.records import Decoded
+from sightling.data.sample import Picture, Sample, Turn
 from sightling.data.source import SOURCES
 from sightling.errors import UserError
 from sightling.parts import make
@@ -92,6 +95,12 @@ def test_decoded_pictures_are_kept_up_to_the_budget(tmp_path: Path) -> None:
 def test_boxes_survive_the_cache(tmp_path: Path) -> None:
     source = FileSource(makers.nlvr(tmp_path), options={"three": True}, cache_bytes=1 << 20)
     assert [picture.load().size for picture in source.group(0)[0].pictures()] == [(100, 100)] * 3
+
+
+def test_a_budget_survives_the_cache() -> None:
+    sample = Sample((Turn("user", (Picture(image=Image.new("RGB", (4, 4)), tiles=2), "?")),))
+    [kept] = Decoded(1 << 20).group(0, [sample])
+    assert [picture.tiles for picture in kept.pictures()] == [2]
 
 
 def test_a_source_can_be_pickled_and_permuted(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class Decoded:
         known: dict[Picture, Picture] = {}
         for picture in (picture for sample in group for picture in sample.pictures()):
             if picture not in known:
-                known[picture] = Picture(image=picture.load(), notes=picture.notes)
+                known[picture] = Picture(image=picture.load(), tiles=picture.tiles, notes=picture.notes)
         cost = sum(4 * width * height for width, height in (picture.size() for picture in known.values()))
         if self.used + cost > self.most:
             self.full = True
