@@ -17,6 +17,7 @@ from sightling.model.inspection import Piece, inspect_model, inspect_recipe, sho
 from sightling.model.inspection_text import lines, piece_line
 from sightling.sight.drawing import LINES, draw_plan, save_png
 from sightling.sight.tiling import Adaptive, Anyres, Dynamic, Native, Overlapping, Placement, Single, Tiling
+from videos import video
 
 MLP, SQUARES, MERGER = {"type": "mlp"}, {"type": "pixel_shuffle"}, {"type": "merger"}
 RESAMPLER = {"type": "resampler", "heads": 1}
@@ -259,3 +260,10 @@ def test_a_very_long_picture_is_drawn_whatever_is_cut_off(size: tuple[int, int],
     image = Image.new("RGB", size, (200, 10, 10))
     plan = Single.model_validate({"fit": fit}).plan(*size, 64, 8)
     assert draw_plan(image, plan, [64], "title", []).image.width > 200
+
+
+def test_a_video_is_told_to_be_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    video(clip, [(0, 0, 255)] * 2)
+    code, out, err = outcome(capsys, "inspect", "--recipe", "quickstart", clip)
+    assert (code, out) == (2, "") and err.startswith(f"error: {clip} is a video; inspect draws one picture")

@@ -44,8 +44,11 @@ def inspect(
         raise UserError(f"{len(model_and_picture)} names were given; {NEEDED}")
     path = Path(model_and_picture[-1])
     from sightling.data.sample import Picture
+    from sightling.sight.video import is_video
 
     # Before the model: what is wrong with the picture or the question is told at once.
+    if is_video(path):
+        raise UserError(f"{path} is a video; inspect draws one picture (ask and chat take videos, frame by frame)")
     image = Picture(path=path).load()
     picture = Picture(image=image)
     from sightling.decode.session import checked
