@@ -90,9 +90,14 @@ def _lines(stage: StagePlan, machine: Machine) -> Iterator[str]:
     time = stage.time
     told = "" if time.whole is None else f", about {short_time(time.whole)} in all"
     yield (
-        f"{steps}{told}; {time.step:.3g} s a step ({time.compute:.3g} s model, {time.optimizer:.3g} s optimizer, "
-        f"{time.data:.3g} s data)"
+        f"{steps}{told}; {_seconds(time.step)} a step ({_seconds(time.compute)} model, {_seconds(time.optimizer)} "
+        f"optimizer, {_seconds(time.data)} data)"
     )
+
+
+def _seconds(time: float) -> str:
+    """A step's time for a person, to three digits while it is short: 0.0686 s, 2 h 5 min."""
+    return f"{time:.3g} s" if time < 60 else short_time(time)
 
 
 def _flops(count: float) -> str:
