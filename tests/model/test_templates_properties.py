@@ -107,16 +107,15 @@ def test_no_text_becomes_a_control_token(name: str, data: st.DataObject) -> None
 def rendered_apart(name: str, sample: Sample) -> str:
     """The Jinja form's string of a sample whose texts hold control tokens, put in behind the expansion."""
     form = TEMPLATES.get(name)
-    texts: list[str] = []
+    # What stands for it begins as it does: some templates part words from a picture by their first letter.
+    stand = form.image[0] + "\0"
+    assert form.image not in stand
 
     def kept(part: Part) -> Part:
-        if not isinstance(part, str) or form.image not in part:
-            return part
-        texts.append(part)
-        return part.replace(form.image, "\0")
+        return part.replace(form.image, stand) if isinstance(part, str) else part
 
     hidden = Sample(tuple(Turn(turn.role, tuple(map(kept, turn.parts))) for turn in sample.turns))
-    return rendered(name, hidden).replace("\0", form.image)
+    return rendered(name, hidden).replace(stand, form.image)
 
 
 @settings(max_examples=60, deadline=None)

@@ -167,7 +167,7 @@ def _answer(
 ) -> list[list[int]]:  # fmt: skip
     """Greedy token ids of each row's answer, the stop token not among them."""
     stops = stop_ids(model, processor)
-    forbidden = torch.tensor(forbidden_ids(model), device=model.device)
+    forbidden = torch.tensor(forbidden_ids(model), dtype=torch.long, device=model.device)
     answers: list[list[int]] = [[] for _ in batch]
     rows = list(range(len(batch)))
     held, hidden_BD = _prefill(decoder, batch, features)
