@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
-# The same examples everywhere and each time: a test that fails for one person fails for all.
-settings.register_profile("sightling", derandomize=True, deadline=None, database=None)
+# The same examples everywhere and each time: a test that fails for one person fails for all, and none for being slow.
+settings.register_profile(
+    "sightling", derandomize=True, deadline=None, database=None, print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
 settings.load_profile("sightling")
 
 
