@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
@@ -213,11 +215,41 @@ def test_rows_hold_every_document_once_and_are_never_too_full(lengths: list[int]
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     sums = [sum(lengths[index] for index in row) for row in rows]
     assert all(total <= capacity or len(row) == 1 for total, row in zip(sums, rows, strict=True))
-    # First-fit-decreasing: what opened a row did not fit into any row before it.
-    for number, row in enumerate(rows):
-        assert all(sums[earlier] + lengths[row[0]] > capacity or lengths[row[0]] > capacity
-                   for earlier in range(number))  # fmt: skip
+    assert all(rows)
     assert rows == fill_rows(lengths, capacity)
+
+
+@settings(max_examples=150, deadline=None)
+@given(LENGTHS, st.integers(1, 40))
+def test_rows_have_no_more_padding_than_first_fit_decreasing_gives(lengths: list[int], capacity: int) -> None:
+    room: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        fits = next((row for row, free in enumerate(room) if length <= free), None)
+        if fits is None:
+            room.append(capacity - length)
+        else:
+            room[fits] -= length
+    plain = len(room) * max(capacity - free for free in room) if room else 0
+    rows = fill_rows(lengths, capacity)
+    assert len(rows) * max((sum(lengths[i] for i in row) for row in rows), default=0) <= plain
+
+
+MIXES = [(230, 0.6, 1024, 32), (230, 0.9, 2048, 64), (60, 0.4, 256, 32), (400, 0.5, 2048, 24)]
+
+
+@pytest.mark.parametrize(("mean", "spread", "capacity", "documents"), MIXES)
+def test_rows_of_lengths_with_a_long_tail_are_at_least_95_percent_full(
+    mean: int, spread: float, capacity: int, documents: int
+) -> None:
+    random = Random(0)
+    real = padded = 0
+    for _ in range(50):
+        drawn = (int(random.lognormvariate(0.0, spread) * mean * math.exp(-(spread**2) / 2)) for _ in range(documents))
+        lengths = [min(max(length, 8), capacity) for length in drawn]
+        rows = fill_rows(lengths, capacity)
+        real += sum(lengths)
+        padded += len(rows) * max(sum(lengths[i] for i in row) for row in rows)
+    assert real / padded >= 0.95
 
 
 def test_a_document_that_is_too_long_has_its_own_row_and_the_check_tells_both_numbers() -> None:

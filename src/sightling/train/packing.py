@@ -5,11 +5,12 @@ Legend: ``B`` rows, ``T`` tokens.
 A document is a group of samples about the same picture: the tokens up to the picture stand once (the
 trunk), each sample's own tokens are a branch. Positions continue from the trunk for each branch, and
 :mod:`sightling.model.mask` keeps branches and documents apart, so a sample in a row has the numbers it
-has alone. Rows are filled first-fit-decreasing.
+has alone. Rows are made equally long (:func:`fill_rows`).
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ from sightling.model.modeling import IGNORED
 from sightling.model.processor import Encoded, VisionLanguageProcessor
 from sightling.model.room import pictures_told
 from sightling.model.spatial import Position, position_ids
+
+NEARBY = 4
+"""How many more rows than first-fit-decreasing needs are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +92,36 @@ def document(group: Sequence[Encoded]) -> Document:
 
 
 def fill_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """First-fit-decreasing: indices of the documents in each row of at most ``capacity`` tokens.
+    """Indices of the documents in each row of at most ``capacity`` tokens, so that padding is least.
+
+    A batch is as wide as its longest row, so rows should be equally long rather than full. First-fit-decreasing says
+    how many rows suffice. For that number and those near it, each document, longest first, goes into the shortest row
+    (longest processing time first; Graham, 1969), and the division with the fewest tokens, padding included, is taken:
+    of equal ones that with the fewest rows. Nothing is carried over to the next batch, which stays a function of its
+    number alone.
 
     A document that is itself longer than the capacity has a row of its own: truncation is the caller's
     decision, not the packer's. Deterministic: ties keep their order.
     """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    best = _first_fit(lengths, capacity, order)
+    if not best:
+        return best
+    width = max(capacity, lengths[order[0]])
+    least = _padded(best, lengths)
+    fewest = max(-(-sum(lengths) // width), 1)
+    for number in range(fewest, min(len(best) + NEARBY, len(lengths)) + 1):
+        rows = _balanced(lengths, number, order)
+        tokens = _padded(rows, lengths)
+        if tokens < least and tokens <= number * capacity:
+            best, least = rows, tokens
+    return best
+
+
+def _first_fit(lengths: Sequence[int], capacity: int, order: Sequence[int]) -> list[list[int]]:
     rows: list[list[int]] = []
     room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in order:
         length = lengths[index]
         for row, free in enumerate(room):
             if length <= free:
@@ -106,6 +132,21 @@ def fill_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             rows.append([index])
             room.append(capacity - length)
     return rows
+
+
+def _balanced(lengths: Sequence[int], number: int, order: Sequence[int]) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in range(number)]
+    shortest = [(0, row) for row in range(number)]
+    for index in order:
+        filled, row = shortest[0]
+        rows[row].append(index)
+        heapq.heapreplace(shortest, (filled + lengths[index], row))
+    return rows
+
+
+def _padded(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    """Tokens of a batch of such rows, padding included."""
+    return len(rows) * max(sum(lengths[index] for index in row) for row in rows)
 
 
 def collate_rows(documents: Sequence[Document], rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
