@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from torch import nn
 
 from sightling.errors import UserError
 from sightling.model.adapters import plain
-from sightling.parts import Part, make, validate
 from sightling.train.adapters import attach_adapters, merge_adapters, write_adapters
+from sightling.train.checked import CheckedStage, check_recipe
 from sightling.train.checkpoint import (
     Checkpoint,
     CheckpointFolder,
@@ -30,14 +29,13 @@ from sightling.train.checkpoint import (
 )
 from sightling.train.loop import StageLoop, Surroundings
 from sightling.train.memory import bound_kernels
-from sightling.train.objectives import OBJECTIVES, Objective
 from sightling.train.order import derive_seed, seed_everything
 from sightling.train.precision import choose_bf16, choose_threads, precision_name
 from sightling.train.processes import check_share, deaf_to_python
 from sightling.train.progress import short_bytes, short_time
-from sightling.train.recipe import Recipe, StepStage, TrainStage
-from sightling.train.runfolder import RECIPE, RESERVED, RunFolder
-from sightling.train.steps import STEPS, StageStep, StepContext
+from sightling.train.recipe import Recipe, TrainStage
+from sightling.train.runfolder import RECIPE, RunFolder
+from sightling.train.steps import StageStep, StepContext
 from sightling.train.stopping import Interrupted, StopNow, Stopping
 from sightling.train.trackers import METRICS, Log, MetricsFile, check_trackers, start_trackers
 from sightling.train.trained import able_to_learn, model_parts, set_training, trained_tensors
@@ -46,42 +44,6 @@ Build = Callable[[dict[str, Any], int, Path], tuple[Any, Any]]
 """``(model section, seed, run folder) -> (model, processor)``, the same weights every time."""
 
 CONTINUES = "the same command continues from there"
-
-
-@dataclass(frozen=True)
-class CheckedStage:
-    """A training stage whose parts are known and whose options are valid."""
-
-    objective: type[Objective]
-    options: Part
-    data: Part
-
-
-def check_recipe(recipe: Recipe) -> dict[str, CheckedStage | StageStep]:
-    """Every stage's own sections, validated by the parts that they name.
-
-    Raises:
-        UserError: an unknown objective, data source, stage type or key, with the nearest known one.
-    """
-    checked: dict[str, CheckedStage | StageStep] = {}
-    folders: dict[str, str] = {}
-    for name, stage in recipe.stages.items():
-        where = f"{recipe.source}: stages.{name}"
-        if isinstance(stage, StepStage):
-            step = make(STEPS, stage.options(), where)
-            if step.folder in RESERVED:
-                raise ValueError(f"{type(step).__name__}.folder = {step.folder!r} is a name that runs use themselves")
-            if step.folder in folders:
-                raise UserError(f"{where} makes {step.folder} again, which stages.{folders[step.folder]} makes already")
-            folders[step.folder] = name
-            checked[name] = step
-        else:
-            told = dict(stage.objective)
-            objective = OBJECTIVES.get(told.pop("type"), where=f"{where}.objective.type")
-            options = validate(objective.Options, told, f"{where}.objective")
-            objective.check_model(recipe.model, f"{where}.objective")
-            checked[name] = CheckedStage(objective, options, make(objective.sources, stage.data, f"{where}.data"))
-    return checked
 
 
 def run(
