@@ -73,7 +73,7 @@ class Language(Objective):
         return [_plain([0] * self.options.max_length)]
 
     def collate(self, items: list[list[Document]]) -> Batch:
-        """Texts packed into rows, first-fit-decreasing."""
+        """Texts packed into rows of about the same length."""
         documents = [document for item in items for document in item]
         rows = fill_rows([len(document) for document in documents], self.options.max_length)
         batch: Batch = collate_rows(documents, rows, self.processor.pad_token_id)
