@@ -24,9 +24,6 @@ from sightling.parts import Part
 from sightling.sight.connectors.attending import Grids, real_features
 from sightling.sight.connectors.base import CONNECTORS, Connector, ConnectorOptions
 
-DEVIATION = 0.02
-"""Of the normal distribution that the queries are drawn from; all alike, they would all learn the same at first."""
-
 
 class Instruction(Part):
     """The words that an InstructBLIP Q-Former reads: its own vocabulary, BERT's, not the language model's."""
@@ -40,7 +37,8 @@ class QFormerOptions(ConnectorOptions):
     """``queries`` tokens, whatever the grid; the sizes are BLIP-2's unless told otherwise.
 
     ``width``, ``depth`` and ``heads`` are the Q-Former's own; the queries attend to each other in every layer and to
-    the features in every ``cross_attention_frequency``-th, the first among them. ``instruction``: InstructBLIP's.
+    the features in every ``cross_attention_frequency``-th, the first among them. ``initializer_range``: the standard
+    deviation of new queries and matrices, BERT's unless told otherwise. ``instruction``: InstructBLIP's.
     """
 
     queries: int = Field(default=32, ge=1)
@@ -49,6 +47,7 @@ class QFormerOptions(ConnectorOptions):
     heads: int = Field(default=12, ge=1)
     cross_attention_frequency: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    initializer_range: float = Field(default=0.02, gt=0)
     instruction: Instruction | None = None
 
     @model_validator(mode="after")
@@ -89,8 +88,11 @@ class QFormer(Connector):
             "encoder_hidden_size": in_width,
             "hidden_dropout_prob": options.dropout,
             "attention_probs_dropout_prob": options.dropout,
+            "initializer_range": options.initializer_range,
         }
-        self.query_tokens = nn.Parameter(torch.empty(1, options.queries, options.width).normal_(std=DEVIATION))
+        # All alike, the queries would all learn the same at first.
+        drawn = torch.empty(1, options.queries, options.width).normal_(std=options.initializer_range)
+        self.query_tokens = nn.Parameter(drawn)
         if options.instruction is None:
             self.qformer = Blip2QFormerModel(Blip2QFormerConfig(**sizes))
         else:
