@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +105,9 @@ class Picture:
         """
         digest = hashlib.sha256()
         if self.image is not None:
-            digest.update(f"{self.image.mode}{self.image.size}".encode() + self.image.tobytes())
+            # As RGB: the bytes of a picture with a palette do not tell its colours.
+            shown = self.load() if self.box is None else replace(self, box=None).load()
+            digest.update(f"{shown.size}".encode() + shown.tobytes())
         else:
             digest.update(self._encoded())
         digest.update(repr((self.box, self.tiles)).encode())

@@ -34,7 +34,10 @@ PICTURES = ("pixel_values", "image_features", *OF_EACH)
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the encoder makes of a picture: features_PD of each of its inputs, and how it was cut."""
+    """What the encoder makes of a picture: features_PD of each of its inputs, and how it was cut.
+
+    Where a tower looks at a picture's tiles together and those that fill up behind them are wanted, they are here, too.
+    """
 
     tiles: list[Tensor]
     plan: Plan
@@ -142,15 +145,51 @@ class SeesPictures:
         Raises:
             ValueError: sizes that another number of inputs belongs to.
         """
-        plans, extra = self.plans(inputs.sizes), int(self.encoder.options.keep_cls)
-        grids = [grid for plan in plans for grid in plan.patches]
+        return self.encoded(inputs.pixels, self.plans(inputs.sizes), at_once)
+
+    def encoded(self, pixels_NCHW: Tensor, plans: Sequence[Plan], at_once: int) -> list[Features]:
+        """What the encoder makes of each picture of these plans; ``at_once`` encoder inputs in one pass.
+
+        Raises:
+            ValueError: another number of inputs than the plans make.
+        """
+        if self.encoder.kind.together:
+            return self._encoded_together(pixels_NCHW, plans, at_once)
+        extra, grids = int(self.encoder.options.keep_cls), [grid for plan in plans for grid in plan.patches]
+        if len(grids) != len(pixels_NCHW):
+            raise ValueError(f"{len(pixels_NCHW)} encoder inputs, but the pictures' sizes make {len(grids)}")
         tiles: list[Tensor] = []
-        for start in range(0, len(inputs.pixels), at_once):
+        for start in range(0, len(pixels_NCHW), at_once):
             part = slice(start, start + at_once)
-            features_NPD = self._encoded(inputs.pixels[part].to(self.device), grids[part])
+            features_NPD = self._encoded(pixels_NCHW[part].to(self.device), grids[part])
             tiles += [own[: extra + rows * columns] for own, (rows, columns) in zip(features_NPD, grids[part])]
         starts = accumulate(map(len, plans), initial=0)
         return [Features(tiles[start : start + len(plan)], plan) for start, plan in zip(starts, plans)]
+
+    def feature_rows(self, plan: Plan) -> list[int]:
+        """How many features P each of a picture's :attr:`Features.tiles` has."""
+        extra = int(self.encoder.options.keep_cls)
+        rows = [extra + rows * columns for rows, columns in plan.patches]
+        return rows[:1] * self.encoder.kind.tiles(self.encoder.config) if self.fills_up else rows
+
+    def connected(
+        self, seen: Sequence[Features], qformer_input_ids: Tensor | None = None,
+        qformer_attention_mask: Tensor | None = None,
+    ) -> Tensor | Sequence[Tensor]:  # fmt: skip
+        """Visual tokens of pictures whose features are known, as :meth:`get_image_features` gives them from pixels.
+
+        Each picture's words, where the connector reads any, are told as there; the connector sees all in one pass.
+
+        Raises:
+            ValueError: words for another number of pictures, or for a connector that reads none.
+        """
+        plans = [one.plan for one in seen]
+        words_NT = self._words(list(map(len, plans)), qformer_input_ids, qformer_attention_mask)
+        if self.encoder.kind.together:
+            return self._of_pictures(list(map(self._connected_together, seen)))
+        features_NPD = pad_sequence([tile for one in seen for tile in one.tiles], batch_first=True)
+        tokens = self._connected(features_NPD, [grid for plan in plans for grid in plan.patches], words_NT)
+        return self._of_pictures(self._joined(tokens, plans))
 
     def read_features(
         self, seen: Sequence[Features], words: Sequence[tuple[int, ...]], at_once: int
@@ -202,19 +241,24 @@ class SeesPictures:
     def _connected(self, features_NPD: Tensor, grids: Sequence[Grid], words_NT: Mapping[str, Tensor]) -> list[Tensor]:
         return self.connector.each(features_NPD, grids, int(self.encoder.options.keep_cls), **words_NT)
 
+    @property
+    def fills_up(self) -> bool:
+        """Whether the gated layers want what fills up behind a picture's tiles, and marks of what is real."""
+        return self.gated is not None and self.gated.marked
+
     def _together(self, pixels_NCHW: Tensor, plans: Sequence[Plan], at_once: int) -> list[Tensor]:
         """Tokens_VD of each picture, whose tiles the tower looks at together; about ``at_once`` tiles in one pass.
-
-        Where the gated layers want them, what fills up behind a picture's tiles has tokens, too, and all are marked.
 
         Raises:
             ValueError: another number of inputs than the plans make.
         """
+        return list(map(self._connected_together, self._encoded_together(pixels_NCHW, plans, at_once)))
+
+    def _encoded_together(self, pixels_NCHW: Tensor, plans: Sequence[Plan], at_once: int) -> list[Features]:
         if sum(map(len, plans)) != len(pixels_NCHW):
             made = sum(map(len, plans))
             raise ValueError(f"{len(pixels_NCHW)} encoder inputs, but the pictures' sizes make {made}")
-        marked = self.gated is not None and self.gated.marked
-        found: list[Tensor] = []
+        found: list[Features] = []
         start, several = 0, max(1, at_once // self.encoder.kind.tiles(self.encoder.config))
         for first in range(0, len(plans), several):
             group = plans[first : first + several]
@@ -222,14 +266,20 @@ class SeesPictures:
             features_IKPD = self.encoder.together(pixels_NCHW[start:end].to(self.device), [one.grid for one in group])
             start = end
             for plan, features_KPD in zip(group, features_IKPD, strict=True):
-                chosen_KPD = features_KPD if marked else features_KPD[: len(plan)]
-                grids = plan.patches[:1] * len(chosen_KPD)
-                tokens = self.connector.each(chosen_KPD, grids, int(self.encoder.options.keep_cls))
-                if marked:
-                    marks = [float(number < len(plan)) for number in range(len(tokens))]
-                    tokens = [F.pad(one, (0, 1), value=mark) for one, mark in zip(tokens, marks, strict=True)]
-                found.append(torch.cat(tokens))
+                found.append(Features(list(features_KPD if self.fills_up else features_KPD[: len(plan)]), plan))
         return found
+
+    def _connected_together(self, seen: Features) -> Tensor:
+        """Tokens_VD of a picture whose tiles were looked at together.
+
+        Where the gated layers want them, what fills up behind a picture's tiles has tokens, too, and all are marked.
+        """
+        grids = seen.plan.patches[:1] * len(seen.tiles)
+        tokens = self.connector.each(torch.stack(seen.tiles), grids, int(self.encoder.options.keep_cls))
+        if self.fills_up:
+            marks = [float(number < len(seen.plan)) for number in range(len(tokens))]
+            tokens = [F.pad(one, (0, 1), value=mark) for one, mark in zip(tokens, marks, strict=True)]
+        return torch.cat(tokens)
 
     def _joined(self, tokens: Sequence[Tensor], plans: Sequence[Plan]) -> list[Tensor]:
         """Tokens_VD of each picture from those of its tiles."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sightling.errors import UserError
 from sightling.parts import Part, make, validate
 from sightling.train.objectives import OBJECTIVES, Objective
-from sightling.train.recipe import Recipe, StepStage
+from sightling.train.recipe import Recipe, StepStage, TrainStage
 from sightling.train.runfolder import RESERVED
 from sightling.train.steps import STEPS, StageStep
 
@@ -44,5 +44,17 @@ def check_recipe(recipe: Recipe) -> dict[str, CheckedStage | StageStep]:
             objective = OBJECTIVES.get(told.pop("type"), where=f"{where}.objective.type")
             options = validate(objective.Options, told, f"{where}.objective")
             objective.check_model(recipe.model, f"{where}.objective")
+            _check_features(stage, objective, options, where)
             checked[name] = CheckedStage(objective, options, make(objective.sources, stage.data, f"{where}.data"))
     return checked
+
+
+def _check_features(stage: TrainStage, objective: type[Objective], options: Part, where: str) -> None:
+    if stage.features is None or not stage.features.cache:
+        return
+    if stage.train.rates(stage.learning_rate)["encoder"]:
+        raise UserError(
+            f"{where}.features.cache keeps what a frozen encoder makes of pictures, but {where}.train trains the "
+            "encoder; freeze it, or set features.cache to false"
+        )
+    objective.check_features(options, where)

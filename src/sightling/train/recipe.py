@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from sightling.errors import UserError, nearest
 from sightling.parts import Part, validate
+from sightling.train.features.options import FeatureOptions
 from sightling.train.lora import Lora
 from sightling.train.overrides import apply_overrides
 from sightling.train.schedule import ScheduleName, ScheduleOptions
@@ -145,6 +146,7 @@ class TrainStage(RunWide):
     warmup_ratio: float = Field(default=0.0, ge=0, le=1)
     warmup_steps: int = Field(default=0, ge=0)
     eval_steps: int = Field(default=0, ge=0)
+    features: FeatureOptions | None = None
 
 
 class StepStage(Part):
@@ -207,7 +209,8 @@ def _section(value: Any, where: str) -> dict[str, Any]:
 
 
 def _train_stage(told: dict[str, Any], where: str) -> TrainStage:
-    for key, model in (("train", Trains), ("lr_scheduler_kwargs", ScheduleOptions)):
+    sections = {"train": Trains, "lr_scheduler_kwargs": ScheduleOptions, "features": FeatureOptions}
+    for key, model in sections.items():
         if key in told:
             told[key] = validate(model, _section(told[key], f"{where}.{key}"), f"{where}.{key}")
     stage = validate(TrainStage, told, where)

@@ -27,6 +27,7 @@ from sightling.train.checkpoint import (
     save_checkpoint,
     write_whole,
 )
+from sightling.train.features.cache import open_features
 from sightling.train.loop import StageLoop, Surroundings
 from sightling.train.memory import bound_kernels
 from sightling.train.order import derive_seed, seed_everything
@@ -208,8 +209,7 @@ class _Run:
             took = short_time(time.perf_counter() - started)
             told = "this run was finished already" if done_before else f"finished in {took}"
             self.say(f"{told}; the result is in {folder.model if finished else self.path}")
-            folder.state["status"] = "finished"
-            folder.write()
+            folder.finish()
         return self.path
 
     def _greet(self, folder: RunFolder | None) -> None:
@@ -310,6 +310,9 @@ class _Run:
         # Ranks must agree on what an objective makes, and a resumed stage with its first start.
         seed_everything(derive_seed(seed, "objective"))
         objective = what.objective(self.model, self.processor, what.options, what.data, seed)
+        objective.features = open_features(
+            stage.features, self.model, self.processor, objective.view, bf16, self.path, self.say, where
+        )
         kept = folder.keeper(name, self.keep.get(name, ()), self._write_model) if folder is not None else None
         folders = self.path / "checkpoints"
         around = Surroundings(self.accelerator, self.console, log, self.stopping, folders, self.able, kept)
@@ -317,6 +320,8 @@ class _Run:
         stage = stage.model_copy(update={"per_device_train_batch_size": mine})
         loop = StageLoop(name, stage, self.model, objective, around, seed=seed, bf16=bf16, where=where)
         result = loop.run()
+        if objective.features is not None:
+            objective.features.report(name, self.accelerator)
         weights = result.weights
         if adapters:
             if folder is not None:

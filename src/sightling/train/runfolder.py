@@ -3,13 +3,14 @@
 ``recipe.yaml`` (resolved), ``run.json`` (how far), ``metrics.jsonl``, ``logs/``, ``checkpoints/<stage>/`` while
 a stage runs, ``stages/<stage>/`` (what a finished stage changed), ``adapters/<stage>/<part>/`` (the adapters that it
 trained, in PEFT's format), what steps without a model made (``tokenizer/``), models of the way that were to be kept
-(``kept/``), and in the end ``model/``.
+(``kept/``), what frozen encoders made of pictures until the run is done (``features/``), and in the end ``model/``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -20,16 +21,17 @@ from filelock import FileLock, Timeout
 
 from sightling.errors import UserError
 from sightling.train.checkpoint import write_text, write_whole
-from sightling.train.recipe import Recipe, parse_recipe, read_recipe
+from sightling.train.features.options import FOLDER as FEATURES
+from sightling.train.recipe import Recipe, TrainStage, parse_recipe, read_recipe
 
 RECIPE, RUN = "recipe.yaml", "run.json"
-RESERVED = ("model", "stages", "checkpoints", "logs", "kept", "evaluation", "adapters")
+RESERVED = ("model", "stages", "checkpoints", "logs", "kept", "evaluation", "adapters", FEATURES)
 """Names in a run's folder that no step may use for what it makes."""
 
 # What may change between two starts of one run: it decides what is shown and kept, not what is learnt.
 FREE = frozenset(
     {"description", "evaluate", "output_dir", "report_to", "logging_steps", "save_steps", "save_total_limit",
-     "dataloader_num_workers", "eval_steps", "per_device_eval_batch_size"}
+     "dataloader_num_workers", "eval_steps", "per_device_eval_batch_size", "features"}
 )  # fmt: skip
 
 
@@ -40,6 +42,9 @@ def essence(recipe: Recipe) -> dict[str, Any]:
         name: {key: value for key, value in stage.items() if "type" in stage or key not in FREE}
         for name, stage in tree["stages"].items()
     }
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, TrainStage) and stage.features is not None and stage.features.rounds:
+            tree["stages"][name]["features"] = {"dtype": stage.features.dtype}
     return tree
 
 
@@ -126,6 +131,16 @@ class RunFolder:
         waiting = {name: {"status": "waiting"} for name in self.recipe.stages}
         state["stages"] = {name: state["stages"].get(name, waiting[name]) for name in self.recipe.stages}
         state["recipe"], state["recipe_hash"] = self.recipe.name, recipe_hash(self.recipe)
+        self.write()
+
+    def finish(self) -> None:
+        """Record that the run is done, and remove what only a run that goes on has a use for.
+
+        Raises:
+            UserError: the disk is full or cannot be written.
+        """
+        shutil.rmtree(self.path / FEATURES, ignore_errors=True)
+        self.state["status"] = "finished"
         self.write()
 
     def write(self) -> None:

@@ -22,7 +22,7 @@ from sightling.data.sample import Picture, Sample
 from sightling.data.source import own_order
 from sightling.data.sources import SOURCES, Source
 from sightling.errors import UserError
-from sightling.model.inputs import Inputs
+from sightling.model.inputs import OWN
 from sightling.model.instruction import reading
 from sightling.model.mask import TRUNK
 from sightling.model.modeling import IGNORED
@@ -30,11 +30,12 @@ from sightling.model.processor import Encoded, VisionLanguageProcessor
 from sightling.model.templates import TEMPLATES
 from sightling.parts import Part, make
 from sightling.sight.connectors import CONNECTORS
+from sightling.train.features.pictures import Shown, gather, look, show
+from sightling.train.features.store import FeatureStore
 from sightling.train.objectives.base import OBJECTIVES, TYPICAL, Batch, Objective
 from sightling.train.packing import Document, can_share, check_length, collate_rows, document, fill_rows
 
 TENSORS = ("input_ids", "labels", "position_ids", "document_ids", "branch_ids")
-PIXELS = ("pixel_values", "image_sizes", "qformer_input_ids", "qformer_attention_mask")
 
 WORTH = 16
 """Fewer tokens than this that samples without pictures begin with together are not worth a trunk."""
@@ -42,8 +43,8 @@ WORTH = 16
 _OTHER = 0
 """A token that is no placeholder, where its value is of no matter."""
 
-Item = tuple[Document, Inputs | None]
-"""A document, and what the model is given of its pictures."""
+Item = tuple[Document, tuple[Shown, ...]]
+"""A document, and its pictures in the order of their placeholders."""
 
 
 class AnswerOptions(Part):
@@ -71,28 +72,33 @@ class AnswerOptions(Part):
 
 
 class Groups(Dataset[Any]):
-    """Documents and the pixels of their pictures, by the source's index."""
+    """Documents and their pictures, by the source's index; ``store`` is where a frozen encoder's features are kept."""
 
-    def __init__(self, source: Source, processor: VisionLanguageProcessor, options: AnswerOptions) -> None:
+    def __init__(
+        self, source: Source, processor: VisionLanguageProcessor, options: AnswerOptions,
+        store: FeatureStore | None = None,
+    ) -> None:  # fmt: skip
         self.source = source
         self.processor = processor
         self.options = options
+        self.store = store
 
     def __getitem__(self, index: int) -> list[Item]:
         samples = list(self.source.group(index))
         if self.options.augment != Augment():
             samples = augmented(samples, self.options.augment)
         encoded = [self.processor.encode(sample) for sample in samples]
-        known: dict[int, Inputs] = {}
+        known: dict[int, Shown] = {}
         items: list[Item] = []
         for group in _together(encoded, self.options.share, self.options.max_length):
             whole = document(group)
             check_length(whole, self.options.max_length, f"a sample of group {index}", self.processor)
             for picture in whole.pictures:
                 if id(picture) not in known:
-                    known[id(picture)] = self.processor.inputs(picture)
-            shown = [known[id(picture)] for picture in whole.pictures]
-            items.append((whole.without_pictures(), Inputs.join(shown).read_with(whole.words) if shown else None))
+                    known[id(picture)] = show(picture, self.processor, self.store)
+            words = whole.words or ((),) * len(whole.pictures)
+            shown = [known[id(picture)].read_with(own) for picture, own in zip(whole.pictures, words, strict=True)]
+            items.append((whole.without_pictures(), tuple(shown)))
         return items
 
 
@@ -197,7 +203,16 @@ class Answer(Objective):
         kind = FiniteGroups if len(source) else Groups
         spoken = self.options.template
         processor = self.processor if spoken is None else self.processor.speaking(spoken)
-        return kind(source, processor, self.options)
+        return kind(source, processor, self.options, self.features.store if self.features else None)
+
+    @classmethod
+    def check_features(cls, options: Part, where: str) -> None:
+        """Refuse pictures that are changed each time they are seen."""
+        if isinstance(options, AnswerOptions) and options.augment != Augment():
+            raise UserError(
+                f"{where}.features.cache needs pictures that stay as they are, but {where}.objective.augment changes "
+                "them; leave one of the two out"
+            )
 
     def largest_item(self) -> list[Item]:
         """A document that fills a row: a picture, and then words, all of them supervised."""
@@ -212,14 +227,15 @@ class Answer(Objective):
         ids: list[int] = []
         for piece in pieces:
             ids += [self.processor.image_token_id] * piece if isinstance(piece, int) else [_OTHER]
-        shown = None
+        shown: tuple[Shown, ...] = ()
         if any(isinstance(piece, int) for piece in pieces):
             plan = images.plan(*TYPICAL)
             width, height = (max(tile.canvas[axis] for tile in plan) for axis in (0, 1))
-            shown = Inputs.of(torch.zeros(len(plan), 3, height, width, dtype=torch.uint8), TYPICAL)
+            pixels = torch.zeros(len(plan), 3, height, width, dtype=torch.uint8)
             words_read = reading(make(CONNECTORS, images.connector, "connector"))
-            if words_read is not None:
-                shown = shown.read_with([(_OTHER,) * words_read.max_position_embeddings])
+            length = 0 if words_read is None else words_read.max_position_embeddings
+            # Batches are made of such items, whose pictures stand for as many different ones.
+            shown = (Shown((*TYPICAL[::-1], OWN), pixels, words=(_OTHER,) * length, alone=True),)
         words = [_OTHER] * (most - len(ids))
         labels = [IGNORED] * len(ids) + words
         labels[0] = IGNORED
@@ -230,13 +246,10 @@ class Answer(Objective):
     def collate(self, items: list[list[Item]]) -> Batch:
         """Documents packed into rows, pictures in the order of the rows' placeholders."""
         documents = [part for item in items for part in item]
-        pictures: list[Inputs] = []
         lengths = [len(part) for part, _ in documents]
         rows = fill_rows(lengths, self.options.max_length) if self.options.pack else [[i] for i in range(len(lengths))]
         batch: Batch = collate_rows([part for part, _ in documents], rows, self.processor.pad_token_id)
-        for row in rows:
-            pictures += [own for index in row if (own := documents[index][1]) is not None]
-        batch |= dict.fromkeys(PIXELS) | (Inputs.join(pictures).tensors() if pictures else {})
+        batch |= gather([picture for row in rows for index in row for picture in documents[index][1]])
         batch["samples"] = sum(part.samples for part, _ in documents)
         return batch
 
@@ -247,7 +260,7 @@ class Answer(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed cross-entropy, and ``accuracy``: supervised tokens that argmax gets right."""
         tensors = {name: batch[name] for name in TENSORS}
-        shown = {name: batch[name] for name in PIXELS}
+        shown = look(model, batch, self.features)
         loss, hits = model.supervised_loss(**tensors, **shown)  # type: ignore[operator]
         return loss, {"accuracy": hits}
 

@@ -24,6 +24,8 @@ from torch.utils.data import Dataset
 from sightling.errors import UserError
 from sightling.parts import Part
 from sightling.registry import Registry
+from sightling.train.features.cache import FeatureCache
+from sightling.train.features.space import View
 
 Batch = dict[str, Any]
 """What :meth:`Objective.collate` makes: tensors by name, moved to the device by the loop."""
@@ -41,11 +43,15 @@ class Objective(ABC):
         options: the stage's ``objective`` section, an instance of ``Options``.
         data: the stage's ``data`` section, an instance of one of ``sources``.
         seed: the stage's own seed, for what the objective draws before its first step.
+        features: where a frozen encoder's features are kept; the run sets it before it asks for the data set.
+        view: how the encoder sees pictures, for what is kept of them.
     """
 
     Options: ClassVar[type[Part]] = Part
     # Any registry of parts: each objective knows what its own sources offer beyond their options.
     sources: ClassVar[Registry[Any]]
+    features: FeatureCache | None = None
+    view: ClassVar[View] = "tiles"
 
     def __init__(self, model: nn.Module, processor: Any, options: Part, data: Part, seed: int) -> None:
         self.model = model
@@ -62,6 +68,15 @@ class Objective(ABC):
             UserError: a model that this objective cannot teach.
         """
         return
+
+    @classmethod
+    def check_features(cls, options: Part, where: str) -> None:
+        """Look at a stage whose ``features`` are to be kept, told as ``where``, before anything runs.
+
+        Raises:
+            UserError: this objective, or its options, have no use for features that were computed once.
+        """
+        raise UserError(f"{where}.features.cache is of no use to this objective; set it to false")
 
     @abstractmethod
     def dataset(self) -> Dataset[Any]:
