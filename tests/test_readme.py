@@ -20,6 +20,7 @@ from sightling.parts import make
 from sightling.registry import Registry
 from sightling.sight.connectors import CONNECTORS
 from sightling.sight.tiling import TILINGS
+from sightling.train.features.options import FeatureOptions
 from sightling.train.lora import Lora
 from sightling.train.objectives import OBJECTIVES
 from sightling.train.recipe import Recipe, RunWide, Trains, TrainStage, load_recipe, packaged, parse_recipe
@@ -208,7 +209,7 @@ def ours(registry: Registry[Any]) -> list[str]:
 
 def test_every_key_of_a_recipe_is_explained() -> None:
     text = text_of("docs/recipes.md")
-    models = [Recipe, RunWide, TrainStage, Trains, Lora, ScheduleOptions]
+    models = [Recipe, RunWide, TrainStage, Trains, Lora, ScheduleOptions, FeatureOptions]
     for registry in (SOURCES, TEXTS, CONNECTORS, TILINGS, STEPS):
         models += [registry.get(name) for name in ours(registry)]
     models += [OBJECTIVES.get(name).Options for name in ours(OBJECTIVES)]

@@ -110,7 +110,9 @@ def test_answer_is_the_cross_entropy_of_the_assistants_words(options: dict[str, 
 def test_sharing_a_picture_saves_its_tokens_and_packing_saves_rows() -> None:
     shared, apart = objective("answer", questions()), objective("answer", questions(), share=False)
     one, two = batch_of(shared), batch_of(apart)
-    assert len(one["pixel_values"]) == 2 and len(two["pixel_values"]) == 4
+    assert len(one["pixel_values"]) == 2 and one["appearances"] is None
+    # The picture stands in three documents, but the encoder sees it once.
+    assert len(two["pixel_values"]) == 2 and sorted(two["appearances"]) in ([0, 0, 0, 1], [0, 1, 1, 1])
     assert shared.tokens(one)[0] < apart.tokens(two)[0] - 2 * 16
     assert one["input_ids"].shape[0] == 1
     assert batch_of(objective("answer", questions(), pack=False))["input_ids"].shape[0] == 3
@@ -122,7 +124,7 @@ def test_a_group_too_long_for_a_row_is_cut_between_samples_and_a_sample_is_refus
     lengths = [len(processor.encode(sample).input_ids) for sample in group]
     documents = objective("answer", questions(), max_length=max(lengths)).dataset()[0]
     assert len(documents) > 1 and sum(part.samples for part, _ in documents) == 3
-    assert all(len(part) <= max(lengths) and len(shown.pixels) == 1 for part, shown in documents)
+    assert all(len(part) <= max(lengths) and len(shown[0].pixels) == len(shown) == 1 for part, shown in documents)
     long = max(lengths)
     with pytest.raises(UserError, match=rf"^a sample of group 0 needs {long} tokens, but max_length is {long - 1}; "):
         objective("answer", questions(), max_length=long - 1).dataset()[0]
@@ -137,7 +139,7 @@ def test_augmented_pictures_change_by_the_draw_and_stay_shared() -> None:
 
     first, again, other = drawn(1), drawn(1), drawn(2)
     assert len(first) == 1 and first[0][0].samples == 3
-    pixels, same, others = (one[0][1].pixels for one in (first, again, other))
+    pixels, same, others = (one[0][1][0].pixels for one in (first, again, other))
     assert torch.equal(pixels, same) and not torch.equal(pixels, others)
     assert first[0][0].input_ids == objective("answer", questions()).dataset()[0][0][0].input_ids
 

@@ -113,7 +113,8 @@ def open_features(
         raise UserError(f"{where}.{error}") from None
     dtype: torch.dtype = getattr(torch, options.dtype)
     if store.entries:
-        say(f"features of {store.entries:,} pictures are kept in {root}, as {options.dtype}")
+        word = "picture" if store.entries == 1 else "pictures"
+        say(f"features of {store.entries:,} {word} are kept in {root}, as {options.dtype}")
     else:
         say(f"features are kept in {root}, as {options.dtype}, {options.max_gib:g} GiB at most")
         for folder, about, size in store.others():
