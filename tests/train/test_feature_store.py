@@ -98,11 +98,13 @@ def test_a_disk_that_takes_no_more_ends_nothing(tmp_path: Path, monkeypatch: pyt
     def refuse(*told: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", refuse)
-        one.write(key(1), drawn(1))
-    assert one.full == "the disk takes no more (no space left on device)" and one.bytes() == 0
-    assert not [path for path in tmp_path.rglob("*.partial")]
+    for owner, name in ((Path, "write_bytes"), (Path, "write_text"), (os, "replace")):
+        one.full = ""
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuse)
+            one.write(key(1), drawn(1))
+        assert one.full == "the disk takes no more (no space left on device)"
+        assert store(tmp_path).bytes() == 0 and not list(tmp_path.rglob("*.safetensors"))
     low = store(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**40, 2**40, 2**20))
     low.write(key(1), drawn(1))

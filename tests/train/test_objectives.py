@@ -249,8 +249,8 @@ def test_the_encoder_learns_from_whole_pictures_whatever_the_tiling_cuts(name: s
     told.processor, shown = processor, picture(0, 48, 16)
     assert len(processor.pixels(shown)) > 1
     told.data = Told([talk((shown, "what?"), "a")], endless=True)
-    pixels, _ = told.dataset()[0]
-    assert torch.equal(pixels, plain()[1].pixels(shown))
+    whole, _ = told.dataset()[0]
+    assert torch.equal(whole.pixels, plain()[1].pixels(shown))
 
 
 # ---- words

@@ -24,6 +24,8 @@ from sightling.errors import UserError
 from sightling.model import VisionLanguageModel
 from sightling.parts import validate
 from sightling.train.checkpoint import load_checkpoint
+from sightling.train.features.cache import open_features
+from sightling.train.features.options import FeatureOptions
 from sightling.train.loop import StageLoop
 from sightling.train.objectives import OBJECTIVES
 from sightling.train.objectives.query_alignment import contrast, hard_negatives
@@ -212,6 +214,29 @@ def test_a_batch_of_one_caption_is_matched_as_pairs_only() -> None:
 
 
 # ---- what trains
+
+
+def test_features_that_are_kept_teach_what_pixels_teach(tmp_path: Path) -> None:
+    told, model, _ = objective(*WORDS)
+    model.encoder.requires_grad_(False)
+
+    def learnt() -> tuple[Tensor, Tensor, dict[str, Any]]:
+        # What is hard to tell apart is drawn.
+        torch.manual_seed(0)
+        model.zero_grad()
+        batch = batch_of(told)
+        loss, _ = told.loss(model, batch)
+        loss.backward()
+        return loss.detach(), model.connector.query_tokens.grad.clone(), batch
+
+    pixels = learnt()
+    options = FeatureOptions(cache=str(tmp_path))
+    told.features = open_features(options, model, told.processor, told.view, False, tmp_path, print, "stages.one")
+    for read in (0, len(WORDS)):
+        found = learnt()
+        assert told.features.read == read and (found[2]["pixel_values"] is None) is bool(read)
+        for number in (0, 1):
+            torch.testing.assert_close(found[number], pixels[number], atol=1e-5, rtol=1e-4)
 
 
 def test_gradients_reach_the_connector_and_the_text_half() -> None:

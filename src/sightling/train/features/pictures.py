@@ -1,7 +1,7 @@
 """The pictures of a batch: each distinct one once, by its pixels or by the features that are kept of it.
 
 Legend: ``I`` distinct pictures, ``N`` encoder inputs (tiles), ``C`` = 3, ``H`` ``W`` pixels, ``S`` features of all of a
-picture's inputs, ``D`` width.
+picture's inputs, ``D`` width; ``B`` pictures of pairs, ``P`` features of a square.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from sightling.data.sample import Picture
 from sightling.model.inputs import OWN, Inputs, words_of
 from sightling.model.processor import VisionLanguageProcessor
 from sightling.model.vision import Features
+from sightling.sight.tiling import Plan, Single
 from sightling.train.features.cache import FeatureCache
+from sightling.train.features.space import View
 from sightling.train.features.store import FeatureStore
 
 PIXELS = ("pixel_values", "image_sizes", "qformer_input_ids", "qformer_attention_mask")
@@ -56,7 +58,9 @@ class Shown:
         return replace(self, words=words) if words else self
 
 
-def show(picture: Picture, processor: VisionLanguageProcessor, store: FeatureStore | None) -> Shown:
+def show(
+    picture: Picture, processor: VisionLanguageProcessor, store: FeatureStore | None, view: View = "tiles"
+) -> Shown:  # fmt: skip
     """A picture by its features, if they are kept; else by its pixels, which are decoded and cut only then.
 
     Raises:
@@ -70,7 +74,8 @@ def show(picture: Picture, processor: VisionLanguageProcessor, store: FeatureSto
             width, height = picture.size()
             return Shown((height, width, picture.tiles or OWN), None, kept, key)
     image = picture.load()
-    pixels = processor.image_processor.pixels(image, picture.tiles)
+    images = processor.image_processor
+    pixels = images.whole(image) if view == "whole" else images.pixels(image, picture.tiles)
     return Shown((image.height, image.width, picture.tiles or OWN), pixels, key=key, damage=damage)
 
 
@@ -125,15 +130,30 @@ def look(model: Any, batch: dict[str, Any], cache: FeatureCache | None) -> dict[
     """
     if batch["picture_keys"] is None and batch["appearances"] is None:
         return {name: batch[name] for name in PIXELS}
-    seen = _seen(model, batch, cache)
+    seen = _seen(model, batch, cache, model.plans(batch["image_sizes"]))
     appearances = batch["appearances"] or range(len(seen))
     words = batch["qformer_input_ids"], batch["qformer_attention_mask"]
     return {"image_features": model.connected([seen[number] for number in appearances], *words)}
 
 
-def _seen(model: Any, batch: dict[str, Any], cache: FeatureCache | None) -> list[Features]:
-    """What the encoder makes, or made, of each distinct picture."""
-    plans = model.plans(batch["image_sizes"])
+def square_features(model: Any, batch: dict[str, Any], cache: FeatureCache | None) -> Tensor:
+    """Features_BPD of the batch's pictures, which the encoder sees as squares (:data:`.space.View`), in their order.
+
+    Args:
+        model: a :class:`~sightling.model.modeling.VisionLanguageModel`.
+        batch: what :func:`gather` made of pictures shown whole, among others.
+        cache: where features are kept; None where they are not.
+    """
+    if batch["picture_keys"] is None and batch["appearances"] is None:
+        return model.encoder(batch["pixel_values"])
+    side, patch = model.encoder.image_size, model.encoder.patch_size
+    plans = [Single().plan(width, height, side, patch) for height, width, _ in batch["image_sizes"].tolist()]
+    features_IPD = torch.stack([one.tiles[0] for one in _seen(model, batch, cache, plans)])
+    return features_IPD if batch["appearances"] is None else features_IPD[batch["appearances"]]
+
+
+def _seen(model: Any, batch: dict[str, Any], cache: FeatureCache | None, plans: Sequence[Plan]) -> list[Features]:
+    """What the encoder makes, or made, of each distinct picture, cut by these plans."""
     if cache is None:
         return model.encoded(batch["pixel_values"], plans, len(batch["pixel_values"]))
     cache.note_damage(batch["damage"])

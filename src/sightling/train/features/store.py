@@ -101,18 +101,20 @@ class FeatureStore:
             return
         tensor = tensor.contiguous()
         content = save({NAME: tensor}, metadata={KEY: key, CHECKSUM: checksum(tensor)})
-        self.full = self._reserve(len(content))
-        if self.full:
-            return
         aside = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
+        counted = False
         try:
+            self.full = self._reserve(len(content))
+            if self.full:
+                return
+            counted = True
             path.parent.mkdir(exist_ok=True)
             aside.write_bytes(content)
             os.replace(aside, path)
         except OSError as error:
             # The features are known, and training needs no disk for them.
             aside.unlink(missing_ok=True)
-            self._add(-len(content))
+            self._add(-len(content) if counted else 0)
             self.full = f"the disk takes no more ({(error.strerror or str(error)).lower()})"
 
     def bytes(self) -> int:

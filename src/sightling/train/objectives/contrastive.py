@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from sightling.data.sources import SOURCES
 from sightling.parts import Part
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
-from sightling.train.objectives.pairs import largest_pair, open_pairs
+from sightling.train.objectives.pairs import Pair, largest_pair, open_pairs
 
 
 class ContrastiveOptions(Part):
@@ -84,7 +84,7 @@ class Contrastive(Objective):
         """One item a pair."""
         return open_pairs(self.data.open(self.seed), self.processor, self.options.max_length)
 
-    def largest_item(self) -> tuple[Tensor, tuple[int, ...]]:
+    def largest_item(self) -> Pair:
         """A pair with a caption of ``max_length`` tokens."""
         return largest_pair(self.processor, self.options.max_length)
 
@@ -96,7 +96,7 @@ class Contrastive(Objective):
         self.towers = Towers(vocabulary, model.encoder.width, self.options)
         return self.towers
 
-    def collate(self, items: list[tuple[Tensor, tuple[int, ...]]]) -> Batch:
+    def collate(self, items: list[Pair]) -> Batch:
         """Pixels, padded captions, and which pairs hold the same caption."""
         captions = [ids for _, ids in items]
         width = max(len(ids) for ids in captions)
@@ -107,7 +107,7 @@ class Contrastive(Objective):
             real_BT[row, : len(ids)] = True
         same = torch.tensor([[a == b for b in captions] for a in captions])
         return {
-            "pixel_values": torch.cat([pixels for pixels, _ in items]),
+            "pixel_values": torch.cat([shown.pixels for shown, _ in items]),
             "ids": ids_BT,
             "real": real_BT,
             "same": same,

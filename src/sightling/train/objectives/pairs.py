@@ -6,31 +6,40 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from sightling.data.sample import Sample
 from sightling.data.source import Source, own_order
 from sightling.errors import UserError
+from sightling.model.inputs import OWN
 from sightling.model.processor import VisionLanguageProcessor
+from sightling.train.features.pictures import Shown, show
+from sightling.train.features.store import FeatureStore
+
+Pair = tuple[Shown, tuple[int, ...]]
+"""A picture, shown whole, and its caption's token ids."""
 
 
 class Pairs(Dataset[Any]):
     """One picture and one of its captions: the answer of the group's first sample with a picture.
 
     The encoder sees the picture as one square of its own size, whatever a model's tiling cuts for words to be said
-    about it.
+    about it. ``store`` is where a frozen encoder's features are kept.
     """
 
-    def __init__(self, source: Source, processor: VisionLanguageProcessor, max_length: int | None) -> None:
+    def __init__(
+        self, source: Source, processor: VisionLanguageProcessor, max_length: int | None,
+        store: FeatureStore | None = None,
+    ) -> None:  # fmt: skip
         self.source = source
         self.processor = processor
         self.max_length = max_length
+        self.store = store
 
-    def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, ...]]:
+    def __getitem__(self, index: int) -> Pair:
         sample = self._sample(index)
-        image = next(iter(sample.pictures())).load()
-        return self.processor.image_processor.whole(image), self._ids(sample, index)
+        shown = show(next(iter(sample.pictures())), self.processor, self.store, "whole")
+        return shown, self._ids(sample, index)
 
     def caption(self, index: int) -> tuple[int, ...]:
         """The caption's token ids, without the picture."""
@@ -62,12 +71,16 @@ class FinitePairs(Pairs):
         return own_order(self.source, seed)
 
 
-def open_pairs(source: Source, processor: VisionLanguageProcessor, max_length: int | None = None) -> Pairs:
+def open_pairs(
+    source: Source, processor: VisionLanguageProcessor, max_length: int | None = None,
+    store: FeatureStore | None = None,
+) -> Pairs:  # fmt: skip
     """The pairs of a source, finite or endless as it is."""
-    return (FinitePairs if len(source) else Pairs)(source, processor, max_length)
+    return (FinitePairs if len(source) else Pairs)(source, processor, max_length, store)
 
 
-def largest_pair(processor: VisionLanguageProcessor, length: int) -> tuple[Tensor, tuple[int, ...]]:
+def largest_pair(processor: VisionLanguageProcessor, length: int) -> Pair:
     """A pair as large as they come: the encoder's square, black, and a caption of ``length`` tokens."""
     side = processor.image_processor.image_size
-    return torch.zeros(1, 3, side, side, dtype=torch.uint8), (0,) * length
+    pixels = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    return Shown((side, side, OWN), pixels, alone=True), (0,) * length

@@ -37,8 +37,9 @@ from sightling.data.sources import SOURCES
 from sightling.errors import UserError
 from sightling.parts import Part
 from sightling.sight.connectors import QFormer
+from sightling.train.features.pictures import gather, square_features
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
-from sightling.train.objectives.pairs import largest_pair, open_pairs
+from sightling.train.objectives.pairs import Pair, largest_pair, open_pairs
 from sightling.train.objectives.text_half import TextHalf
 
 NAME = "query_alignment"
@@ -72,6 +73,7 @@ class QueryAlignment(Objective):
 
     Options = QueryAlignmentOptions
     sources = SOURCES
+    view = "whole"
 
     @classmethod
     def check_model(cls, section: Mapping[str, Any], where: str) -> None:
@@ -80,11 +82,16 @@ class QueryAlignment(Objective):
         if isinstance(told, Mapping) and told.get("type") != "qformer":
             raise UserError(_needs(where, told.get("type")))
 
+    @classmethod
+    def check_features(cls, options: Part, where: str) -> None:
+        """The Q-Former learns from a frozen encoder's features as they are."""
+
     def dataset(self) -> Dataset[Any]:
         """One item a pair."""
-        return open_pairs(self.data.open(self.seed), self.processor, self.options.max_length)
+        store = self.features.store if self.features else None
+        return open_pairs(self.data.open(self.seed), self.processor, self.options.max_length, store)
 
-    def largest_item(self) -> tuple[Tensor, tuple[int, ...]]:
+    def largest_item(self) -> Pair:
         """A pair with a caption of ``max_length`` tokens."""
         return largest_pair(self.processor, self.options.max_length)
 
@@ -106,7 +113,7 @@ class QueryAlignment(Objective):
         self.half = TextHalf(connector.qformer.config, vocabulary, options.max_length, options.joint_width)
         return self.half
 
-    def collate(self, items: list[tuple[Tensor, tuple[int, ...]]]) -> Batch:
+    def collate(self, items: list[Pair]) -> Batch:
         """Pixels, captions with their last token, padded, and which pairs hold the same caption."""
         if len(items) < 2:
             raise UserError(
@@ -118,7 +125,7 @@ class QueryAlignment(Objective):
         lengths_B = torch.tensor([len(text) for text in texts])
         captions = [ids for _, ids in items]
         return {
-            "pixel_values": torch.cat([pixels for pixels, _ in items]),
+            **gather([shown for shown, _ in items]),
             "ids": ids_BT,
             "real": torch.arange(ids_BT.shape[1]) < lengths_B[:, None],
             "same": torch.tensor([[a == b for b in captions] for a in captions]),
@@ -136,7 +143,7 @@ class QueryAlignment(Objective):
         gets right.
         """
         options, ids_BT, real_BT, same_BB = self.options, batch["ids"], batch["real"], batch["same"]
-        features_BPD = model.encoder(batch["pixel_values"])  # type: ignore[operator]
+        features_BPD = square_features(model, batch, self.features)
         found: dict[str, tuple[Tensor, Tensor]] = {}
         if options.itc:
             states = self.half(model.connector, features_BPD, ids_BT, real_BT, "unimodal")

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from sightling.data.sources import SOURCES
 from sightling.parts import Part
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
-from sightling.train.objectives.pairs import largest_pair, open_pairs
+from sightling.train.objectives.pairs import Pair, largest_pair, open_pairs
 
 
 class WordsOptions(Part):
@@ -45,7 +45,7 @@ class Words(Objective):
         self.rarity = rarity(pairs, self.options.captions, self.model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
         return pairs
 
-    def largest_item(self) -> tuple[Tensor, tuple[int, ...]]:
+    def largest_item(self) -> Pair:
         """A pair; how long its caption is changes nothing that is computed."""
         self.rarity = torch.ones(self.model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
         return largest_pair(self.processor, 1)
@@ -58,7 +58,7 @@ class Words(Objective):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, model.get_input_embeddings().num_embeddings))
         return self.head
 
-    def collate(self, items: list[tuple[Tensor, tuple[int, ...]]]) -> Batch:
+    def collate(self, items: list[Pair]) -> Batch:
         """Pixels and the distribution_BV of each caption's words."""
         target_BV = torch.zeros(len(items), len(self.rarity))
         for row, (_, ids) in enumerate(items):
@@ -66,7 +66,7 @@ class Words(Objective):
             target_BV[row, known] = self.rarity[known]
         target_BV /= target_BV.sum(1, keepdim=True).clamp(min=1e-6)
         words = sum(len(ids) for _, ids in items)
-        return {"pixel_values": torch.cat([pixels for pixels, _ in items]), "target": target_BV, "words": words}
+        return {"pixel_values": torch.cat([shown.pixels for shown, _ in items]), "target": target_BV, "words": words}
 
     def count(self, batch: Batch) -> int:
         """Pictures."""
