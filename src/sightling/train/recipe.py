@@ -149,6 +149,12 @@ class TrainStage(RunWide):
     features: FeatureOptions | None = None
 
 
+_SECTIONS: dict[str, type[Part]] = {
+    "train": Trains, "lr_scheduler_kwargs": ScheduleOptions, "features": FeatureOptions,
+}  # fmt: skip
+"""What a stage that trains says in sections of its own, beside those of its parts."""
+
+
 class StepStage(Part):
     """A stage that trains no model: ``type`` names the step, the other keys are the step's own."""
 
@@ -209,8 +215,7 @@ def _section(value: Any, where: str) -> dict[str, Any]:
 
 
 def _train_stage(told: dict[str, Any], where: str) -> TrainStage:
-    sections = {"train": Trains, "lr_scheduler_kwargs": ScheduleOptions, "features": FeatureOptions}
-    for key, model in sections.items():
+    for key, model in _SECTIONS.items():
         if key in told:
             told[key] = validate(model, _section(told[key], f"{where}.{key}"), f"{where}.{key}")
     stage = validate(TrainStage, told, where)
