@@ -95,7 +95,7 @@ def test_a_full_folder_takes_no_more_and_keeps_what_is_there(tmp_path: Path) -> 
 def test_a_disk_that_takes_no_more_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = store(tmp_path)
 
-    def refuse(*told: Any) -> None:
+    def refuse(*told: Any, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
     for owner, name in ((Path, "write_bytes"), (Path, "write_text"), (os, "replace")):

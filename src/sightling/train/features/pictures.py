@@ -136,6 +136,11 @@ def look(model: Any, batch: dict[str, Any], cache: FeatureCache | None) -> dict[
     return {"image_features": model.connected([seen[number] for number in appearances], *words)}
 
 
+def squares(shown: Sequence[Shown]) -> Tensor:
+    """``uint8`` pixels_BCHW of pictures that are shown whole, where none are kept."""
+    return torch.cat([one.pixels for one in shown if one.pixels is not None])
+
+
 def square_features(model: Any, batch: dict[str, Any], cache: FeatureCache | None) -> Tensor:
     """Features_BPD of the batch's pictures, which the encoder sees as squares (:data:`.space.View`), in their order.
 
@@ -160,12 +165,14 @@ def _seen(model: Any, batch: dict[str, Any], cache: FeatureCache | None, plans: 
     keys, rows = batch["picture_keys"], batch["kept_rows"]
     unseen = [number for number, count in enumerate(rows) if not count]
     parts = batch["kept"].split([count for count in rows if count]) if batch["kept"] is not None else ()
-    found: dict[int, Tensor | None] = dict(zip([number for number, count in enumerate(rows) if count], parts))
+    found: dict[int, Tensor] = dict(zip([number for number, count in enumerate(rows) if count], parts))
     pixels = dict(zip(unseen, batch["pixel_values"].split([len(plans[number]) for number in unseen]))) if unseen else {}
     for number in unseen:
         # It may have been kept since a data worker looked, which is several batches ahead.
-        found[number] = cache.ask(keys[number])
-    unseen = [number for number in unseen if found[number] is None]
+        late_SD = cache.ask(keys[number])
+        if late_SD is not None:
+            found[number] = late_SD
+    unseen = [number for number in unseen if number not in found]
     if unseen:
         pixels_NCHW = torch.cat([pixels[number] for number in unseen])
         with torch.no_grad():

@@ -162,7 +162,7 @@ def _put(path: Path, text: str) -> None:
 
 def checksum(tensor: Tensor) -> str:
     """A CRC-32 of a contiguous CPU tensor's bytes."""
-    return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy()):08x}"
+    return f"{zlib.crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy())):08x}"
 
 
 def _told(folder: Path) -> int:

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from sightling.data.sources import SOURCES
 from sightling.parts import Part
+from sightling.train.features.pictures import squares
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
 from sightling.train.objectives.pairs import Pair, largest_pair, open_pairs
 
@@ -107,7 +108,7 @@ class Contrastive(Objective):
             real_BT[row, : len(ids)] = True
         same = torch.tensor([[a == b for b in captions] for a in captions])
         return {
-            "pixel_values": torch.cat([shown.pixels for shown, _ in items]),
+            "pixel_values": squares([shown for shown, _ in items]),
             "ids": ids_BT,
             "real": real_BT,
             "same": same,

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from sightling.data.sources import SOURCES
 from sightling.parts import Part
+from sightling.train.features.pictures import squares
 from sightling.train.objectives.base import OBJECTIVES, Batch, Objective
 from sightling.train.objectives.pairs import Pair, largest_pair, open_pairs
 
@@ -66,7 +67,7 @@ class Words(Objective):
             target_BV[row, known] = self.rarity[known]
         target_BV /= target_BV.sum(1, keepdim=True).clamp(min=1e-6)
         words = sum(len(ids) for _, ids in items)
-        return {"pixel_values": torch.cat([shown.pixels for shown, _ in items]), "target": target_BV, "words": words}
+        return {"pixel_values": squares([shown for shown, _ in items]), "target": target_BV, "words": words}
 
     def count(self, batch: Batch) -> int:
         """Pictures."""
