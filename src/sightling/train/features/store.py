@@ -17,6 +17,7 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -162,7 +163,8 @@ def _put(path: Path, text: str) -> None:
 
 def checksum(tensor: Tensor) -> str:
     """A CRC-32 of a contiguous CPU tensor's bytes."""
-    return f"{zlib.crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy())):08x}"
+    content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return f"{zlib.crc32(content):08x}"
 
 
 def _told(folder: Path) -> int:
