@@ -235,6 +235,14 @@ def test_a_box_outside_the_picture_is_refused(box: tuple[int, int, int, int]) ->
         Picture(image=quarters(), box=box).load()
 
 
+def test_pictures_that_only_their_palettes_tell_apart_have_keys_of_their_own() -> None:
+    one, two = (Image.new("P", (4, 4)) for _ in range(2))
+    one.putpalette([255, 0, 0])
+    two.putpalette([0, 0, 255])
+    assert one.tobytes() == two.tobytes()
+    assert Picture(image=one).key() != Picture(image=two).key() == Picture(image=two.convert("RGB")).key()
+
+
 def test_the_key_of_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: No such file"):
         Picture(path=tmp_path / "a.png").key()
