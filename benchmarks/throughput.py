@@ -30,9 +30,9 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from sightling.model.build import build_model
+from sightling.train.checked import check_recipe
 from sightling.train.objectives.answer import Answer
 from sightling.train.recipe import StepStage, TrainStage, load_recipe
-from sightling.train.run import check_recipe
 from sightling.train.trackers import read_metrics
 from sightling.train.yamlfile import dump_yaml
 

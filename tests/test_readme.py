@@ -20,11 +20,11 @@ from sightling.parts import make
 from sightling.registry import Registry
 from sightling.sight.connectors import CONNECTORS
 from sightling.sight.tiling import TILINGS
+from sightling.train.checked import check_recipe
 from sightling.train.features.options import FeatureOptions
 from sightling.train.lora import Lora
 from sightling.train.objectives import OBJECTIVES
 from sightling.train.recipe import Recipe, RunWide, Trains, TrainStage, load_recipe, packaged, parse_recipe
-from sightling.train.run import check_recipe
 from sightling.train.schedule import SCHEDULES, ScheduleOptions
 from sightling.train.steps import STEPS
 from sightling.train.yamlfile import parse_yaml

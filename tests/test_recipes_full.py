@@ -17,8 +17,8 @@ from sightling.model.image_processor import VisionLanguageImageProcessor
 from sightling.model.parameters import count_parameters
 from sightling.model.templates import TEMPLATES
 from sightling.sight.encoders import TOWERS, tower_config
+from sightling.train.checked import CheckedStage, check_recipe
 from sightling.train.recipe import Recipe, TrainStage, load_recipe
-from sightling.train.run import CheckedStage, check_recipe
 
 LLAMA_7B, LLAMA_13B = 6_738_415_616, 13_015_864_320
 """LLaMA (2023, table 2) has "6.7B" and "13.0B"; Vicuna and LLaMA-2-7B are the same."""

@@ -21,11 +21,12 @@ from sightling.errors import UserError
 from sightling.model import VisionLanguageModel
 from sightling.model.modeling import IGNORED
 from sightling.parts import make, validate
+from sightling.train.checked import check_recipe
 from sightling.train.objectives import OBJECTIVES
 from sightling.train.objectives.contrastive import sigmoid_loss, softmax_loss
 from sightling.train.objectives.words import rarity
 from sightling.train.recipe import parse_recipe
-from sightling.train.run import check_recipe, run
+from sightling.train.run import run
 
 
 class Told:

@@ -16,6 +16,7 @@ import kit
 from sightling.errors import UserError
 from sightling.model.build import build_model
 from sightling.train import preparing
+from sightling.train.checked import CheckedStage, check_recipe
 from sightling.train.dry import ATTENTION, Operation, Shape, aten
 from sightling.train.optimizers import build_optimizers
 from sightling.train.order import Batches, derive_seed
@@ -23,7 +24,6 @@ from sightling.train.plan_text import show
 from sightling.train.planning import StagePlan, dry_step, plan_recipe
 from sightling.train.probe import LARGEST, Probe, smaller
 from sightling.train.recipe import Recipe, TrainStage, parse_recipe
-from sightling.train.run import CheckedStage, check_recipe
 from sightling.train.summary import ActivationMeter, tensor_bytes
 from sightling.train.trained import EXTRA, Whole, able_to_learn, model_parts, set_training
 

@@ -23,6 +23,7 @@ from sightling.data.sample import Sample
 from sightling.errors import UserError
 from sightling.model import VisionLanguageModel
 from sightling.parts import validate
+from sightling.train.checked import check_recipe
 from sightling.train.checkpoint import load_checkpoint
 from sightling.train.features.cache import open_features
 from sightling.train.features.options import FeatureOptions
@@ -30,7 +31,7 @@ from sightling.train.loop import StageLoop
 from sightling.train.objectives import OBJECTIVES
 from sightling.train.objectives.query_alignment import contrast, hard_negatives
 from sightling.train.recipe import parse_recipe
-from sightling.train.run import check_recipe, run
+from sightling.train.run import run
 from sightling.train.stopping import Interrupted
 from sightling.train.trackers import read_metrics
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from toy import toy_recipe, toy_tree, write_recipe
 
 from sightling.errors import UserError
+from sightling.train.checked import check_recipe
 from sightling.train.overrides import apply_overrides, parse_override
 from sightling.train.recipe import TrainStage, load_recipe, packaged, parse_recipe, read_recipe
-from sightling.train.run import check_recipe
 from sightling.train.runfolder import essence, first_difference, recipe_hash
 from sightling.train.yamlfile import dump_yaml, parse_yaml
 

@@ -17,11 +17,11 @@ from sightling.evaluate.world import asked_families
 from sightling.model.build import check_model
 from sightling.model.inspection import inspect_recipe
 from sightling.studies.study import Study
+from sightling.train.checked import CheckedStage, check_recipe
 from sightling.train.order import derive_seed
 from sightling.train.overrides import apply_overrides
 from sightling.train.processes import check_share
 from sightling.train.recipe import Recipe, TrainStage, parse_recipe, read_recipe
-from sightling.train.run import CheckedStage, check_recipe
 from sightling.train.trackers import check_trackers
 
 LOOKED_AT = 16

@@ -42,6 +42,7 @@ from sightling.train.order import (
 from sightling.train.progress import StageProgress
 from sightling.train.recipe import TrainStage
 from sightling.train.schedule import Schedule, warmup_length
+from sightling.train.soundness import Soundness
 from sightling.train.stopping import Interrupted, Stopping
 from sightling.train.summary import ActivationMeter, expected_memory, peak_memory, stage_table, time_line
 from sightling.train.trackers import Log
@@ -50,9 +51,6 @@ from sightling.train.window import Window
 
 TIMED = 5
 """Steps that the expected time is measured on, after the first, which is slower than the rest."""
-
-PATIENCE = 20
-"""Steps in which every part that trains must have had a gradient."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,7 @@ class StageLoop:
         self.window = Window()
         self.step = 0
         self.seconds_before = 0.0
-        self._waiting_for_gradient = {part for part, rate in self.rates.items() if rate > 0}
-        self._unsound = torch.full((), -1, device=self.device)
+        self.soundness = Soundness(stage, self.parts, self.rates, self.total, self.device, bf16, where)
 
     # ---- state
 
@@ -189,7 +186,7 @@ class StageLoop:
         Raises:
             UserError: the disk is full; earlier checkpoints stay. Or the weights are no longer finite.
         """
-        self._check_sound()
+        self.soundness.check()
         mine = [(random_state(self.device), self.window.state_dict())]
         told = gather_object(mine) if self.ranks > 1 else mine
         if self.accelerator.is_main_process:
@@ -250,7 +247,7 @@ class StageLoop:
                     f"{self.where} ran out of memory at step {self.step + 1}; lower per_device_train_batch_size "
                     f"(now {self.stage.per_device_train_batch_size}) and raise gradient_accumulation_steps by as much"
                 ) from None
-        self._check_sound()
+        self.soundness.check()
         model_only = {name: t for name, t in self.tensors().items() if not name.startswith(f"{EXTRA}.")}
         return StageResult(model_only, self.total, self.seconds(), peak_memory(self.device))
 
@@ -274,10 +271,10 @@ class StageLoop:
             measure = self.step == first and number == 0
             total = total + self._micro_batch(batch, count, sync=last, measure=measure)
         norm = self._gradient_norm()
-        self._note_soundness(total, norm)
+        self.soundness.note(self.step + 1, total, norm)
         self.optimizers.scale(self.schedule.factor(self.step))
         self.optimizers.step()
-        self._note_gradients()
+        self.soundness.note_gradients(self.step + 1)
         self.optimizers.zero_grad()
         self._norm = norm
         self.window.add_step(count, waited)
@@ -326,37 +323,6 @@ class StageLoop:
             nn.utils.clip_grads_with_norm_(self.trained, self.stage.max_grad_norm, norm)
         return norm
 
-    def _note_soundness(self, loss: Tensor, norm: Tensor) -> None:
-        unsound = ~(torch.isfinite(loss) & torch.isfinite(norm))
-        self._unsound = torch.where((self._unsound < 0) & unsound, self.step + 1, self._unsound)
-        if self.device.type == "cpu":
-            # Looking is free here, and the weights are still whole.
-            self._check_sound()
-
-    def _check_sound(self) -> None:
-        step = int(self._unsound)
-        if step < 0:
-            return
-        precision = ", bf16=false" if self.bf16 else ""
-        raise UserError(
-            f"{self.where}: the loss or its gradient is not finite at step {step}; try a lower learning_rate "
-            f"(now {self.stage.learning_rate:g}), more warmup_steps{precision} or a smaller max_grad_norm "
-            f"(now {self.stage.max_grad_norm:g})"
-        )
-
-    def _note_gradients(self) -> None:
-        if not self._waiting_for_gradient:
-            return
-        for name in sorted(self._waiting_for_gradient):
-            if any(parameter.grad is not None for parameter in self.parts[name].parameters()):
-                self._waiting_for_gradient.discard(name)
-        if self._waiting_for_gradient and self.step + 1 >= min(PATIENCE, self.total):
-            idle = sorted(self._waiting_for_gradient)
-            raise UserError(
-                f"{self.where}.train trains {idle[0]!r}, but the loss gave it no gradient in {self.step + 1} steps; "
-                "set it to frozen, or choose data and an objective that use it"
-            )
-
     def _expect_time(self, first: int) -> None:
         done = self.step - first
         if done == 1 or done == min(TIMED + 1, self.total - first):
@@ -372,7 +338,7 @@ class StageLoop:
                 self.progress.say(time_line(each, self.total - first, f"steps {first + 2} to {self.step}"))
 
     def _log(self) -> None:
-        self._check_sound()
+        self.soundness.check()
         values = self.window.means(self.ranks)
         factor = self.schedule.factor(self.step - 1)
         values["learning_rate"] = self.stage.learning_rate * factor

@@ -20,6 +20,7 @@ from sightling.errors import UserError
 from sightling.model.adapters import detach
 from sightling.model.modeling import IGNORED
 from sightling.train.adapters import attach_adapters
+from sightling.train.checked import CheckedStage, check_recipe
 from sightling.train.dry import Operation, dry_run, share_evenly
 from sightling.train.loop import total_steps
 from sightling.train.objectives import Objective
@@ -32,7 +33,6 @@ from sightling.train.probe import Probe, muon_flops
 from sightling.train.processes import check_share
 from sightling.train.recipe import Recipe, TrainStage
 from sightling.train.room import free_memory, held_now
-from sightling.train.run import CheckedStage, check_recipe
 from sightling.train.schedule import Schedule, warmup_length
 from sightling.train.summary import ActivationMeter, Memory, expected_memory, tensor_bytes
 from sightling.train.trained import EXTRA, Whole, able_to_learn, model_parts, set_training

@@ -30,11 +30,11 @@ from sightling.model.vocabulary import add_control_tokens, rounded
 from sightling.parts import make
 from sightling.sight.encoders import tower_config
 from sightling.sight.tiling import TILINGS
+from sightling.train.checked import CheckedStage
 from sightling.train.objectives import Objective
 from sightling.train.objectives.base import TYPICAL, Batch
 from sightling.train.order import Batches, length
 from sightling.train.recipe import Recipe, TrainStage
-from sightling.train.run import CheckedStage
 from sightling.train.steps import StageStep, StepContext
 from sightling.train.steps.tokenizer import TokenizerStep
 
