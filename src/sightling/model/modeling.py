@@ -27,7 +27,8 @@ from sightling.errors import UserError, nearest
 from sightling.foreign import layout_of, reader
 from sightling.model.config import VisionLanguageConfig
 from sightling.model.gated import GatedLayers
-from sightling.model.mask import tree_mask
+from sightling.model.head import summed_loss
+from sightling.model.mask import TRUNK, tree_mask
 from sightling.model.pretrained import check_keys, readable
 from sightling.model.spatial import TellsPlaces, check_spatial
 from sightling.model.tree import NO_MASK, Layout, attending, layout_for
@@ -72,6 +73,9 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    row_multiple = 1
+    """Packed rows are filled up to multiples of so many tokens, for a compiler that likes few lengths."""
 
     def __init__(
         self,
@@ -224,6 +228,14 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
         Raises:
             UserError: a language model that cannot be trained in packed rows.
         """
+        length = input_ids_BT.shape[1]
+        if short := -length % self.row_multiple:
+            told_BT = (input_ids_BT, position_ids_BT, document_ids_BT, branch_ids_BT)
+            # As rows are padded anyway, and with a token that is no placeholder.
+            fills = (int(self.config.image_token_id == 0), 0, -1, TRUNK)
+            input_ids_BT, position_ids_BT, document_ids_BT, branch_ids_BT = (
+                F.pad(one_BT, (0, short), value=fill) for one_BT, fill in zip(told_BT, fills, strict=True)
+            )
         layout = self.packed_layout(document_ids_BT, branch_ids_BT, position_ids_BT)
         told: dict[str, Any] = {"attention_mask": NO_MASK, "tree": layout}
         if layout is None:
@@ -232,7 +244,7 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
             return self.decode(
                 input_ids_BT, image_features_NQD=image_features_NQD, position_ids_BT=position_ids_BT,
                 use_cache=False, documents=(document_ids_BT, branch_ids_BT), **told,
-            ).last_hidden_state  # fmt: skip
+            ).last_hidden_state[:, :length]  # fmt: skip
 
     def supervised_loss(
         self,
@@ -247,12 +259,14 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
         image_features: Tensor | Sequence[Tensor] | None = None,
         qformer_input_ids: Tensor | None = None,
         qformer_attention_mask: Tensor | None = None,
+        logits_chunk: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The summed cross-entropy over supervised positions of packed rows, and how many were right.
 
         Logits are computed at the S supervised positions only. ``labels_BT`` holds at each position the
         token to predict *from* the position before it, as transformers' labels do; a branch's first token
-        is never supervised, so the position before is always its own.
+        is never supervised, so the position before is always its own. ``logits_chunk`` positions are taken at once
+        (:func:`sightling.model.head.summed_loss`), 0 being all.
 
         Returns:
             (loss summed over S, number of argmax hits among S), both scalars.
@@ -269,11 +283,9 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
         )  # fmt: skip
         target_BT = labels[:, 1:]
         chosen_BT = target_BT != IGNORED
-        logits_SV = self.get_output_embeddings()(hidden_BTD[:, :-1][chosen_BT]).float()
-        target_S = target_BT[chosen_BT]
-        loss = F.cross_entropy(logits_SV, target_S, reduction="sum")
-        hits = (logits_SV.detach().argmax(-1) == target_S).sum()
-        return loss, hits
+        vocabulary = self.language_model.config.vocab_size
+        head = self.get_output_embeddings()
+        return summed_loss(head, hidden_BTD[:, :-1][chosen_BT], target_BT[chosen_BT], vocabulary, logits_chunk)
 
     def forward(
         self,

@@ -282,11 +282,17 @@ def layout_for(language_model: PreTrainedModel, document_ids_BT: Tensor, branch_
     config = language_model.config
     usual = document_ids_BT.device.type == "cpu" and config.model_type in FAMILIES
     usual &= config._attn_implementation == "sdpa" and not (language_model.training and config.attention_dropout)
-    # A checkpointed layer runs again in the backward pass, when the configuration names the usual attention.
-    if not usual or any(getattr(module, "gradient_checkpointing", False) for module in language_model.modules()):
+    if not usual or any(map(_forgets, language_model.modules())):
         return None
     layout = lay_out(document_ids_BT, branch_ids_BT)
     return layout if layout and layout.scores * WORTH <= document_ids_BT.numel() * document_ids_BT.shape[1] else None
+
+
+def _forgets(module: torch.nn.Module) -> bool:
+    """Whether a layer runs again in the backward pass, when the configuration names the usual attention again."""
+    # Not so with this project's own checkpointing (:mod:`sightling.model.recomputing`).
+    again = getattr(module, "_gradient_checkpointing_func", None)
+    return bool(getattr(module, "gradient_checkpointing", False)) and not getattr(again, "keeps_attention", False)
 
 
 @contextmanager

@@ -55,6 +55,8 @@ class AnswerOptions(Part):
     ``augment``: how pictures are changed each time they are seen; nothing when left out.
     ``template``: a chat template for this stage alone, as LLaVA's first stage has captions without roles; the
     model's own when left out. Its control tokens must be the model's, too.
+    ``logits_chunk``: the logits of so many supervised positions are there at once, 0 for all of them; as many as make
+    2**25 logits when left out (:mod:`sightling.model.head`).
     """
 
     max_length: int = Field(default=1024, ge=16)
@@ -62,6 +64,7 @@ class AnswerOptions(Part):
     share: bool = True
     augment: Augment = Augment()
     template: str | None = None
+    logits_chunk: int | None = Field(default=None, ge=0)
 
     @field_validator("template")
     @classmethod
@@ -261,7 +264,8 @@ class Answer(Objective):
         """Summed cross-entropy, and ``accuracy``: supervised tokens that argmax gets right."""
         tensors = {name: batch[name] for name in TENSORS}
         shown = look(model, batch, self.features)
-        loss, hits = model.supervised_loss(**tensors, **shown)  # type: ignore[operator]
+        chunk = self.options.logits_chunk
+        loss, hits = model.supervised_loss(**tensors, **shown, logits_chunk=chunk)  # type: ignore[operator]
         return loss, {"accuracy": hits}
 
     def tokens(self, batch: Batch) -> tuple[int, int]:

@@ -20,9 +20,13 @@ from sightling.train.packing import Document, collate_rows, fill_rows
 
 
 class LanguageOptions(Part):
-    """``max_length``: tokens a row; longer texts are cut into several documents."""
+    """``max_length``: tokens a row; longer texts are cut into several documents.
+
+    ``logits_chunk``: the logits of so many positions are there at once, as in the objective ``answer``.
+    """
 
     max_length: int = Field(default=512, ge=16)
+    logits_chunk: int | None = Field(default=None, ge=0)
 
 
 class Texts(Dataset[Any]):
@@ -86,7 +90,8 @@ class Language(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed cross-entropy, and ``accuracy``: tokens that argmax gets right."""
-        loss, hits = model.supervised_loss(**{name: batch[name] for name in TENSORS})  # type: ignore[operator]
+        tensors = {name: batch[name] for name in TENSORS}
+        loss, hits = model.supervised_loss(**tensors, logits_chunk=self.options.logits_chunk)  # type: ignore[operator]
         return loss, {"accuracy": hits}
 
     def tokens(self, batch: Batch) -> tuple[int, int]:
