@@ -160,9 +160,10 @@ def build_optimizers(stage: TrainStage, parts: Mapping[str, nn.Module], rates: M
     adamw = [group for (_, muon, _), group in groups.items() if not muon]
     if adamw:
         # Fused kernels exist for these two device types; elsewhere torch picks its fastest loop.
-        fused = all(parameter.device.type in ("cpu", "cuda") for group in adamw for parameter in group["params"])
+        able = all(parameter.device.type in ("cpu", "cuda") for group in adamw for parameter in group["params"])
+        fused = (able or None) if stage.optim_fused else False
         inner["adamw"] = torch.optim.AdamW(
-            adamw, betas=(stage.adam_beta1, stage.adam_beta2), eps=stage.adam_epsilon, fused=fused or None
+            adamw, betas=(stage.adam_beta1, stage.adam_beta2), eps=stage.adam_epsilon, fused=fused
         )
     matrices = [group for (_, muon, _), group in groups.items() if muon]
     if matrices:

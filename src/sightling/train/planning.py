@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from sightling.errors import UserError
 from sightling.model.adapters import detach
 from sightling.model.modeling import IGNORED
+from sightling.model.recomputing import checkpoint_layers
 from sightling.train.adapters import attach_adapters
 from sightling.train.checked import CheckedStage, check_recipe
 from sightling.train.dry import Operation, dry_run, share_evenly
+from sightling.train.levers import checkpointed
 from sightling.train.loop import total_steps
 from sightling.train.objectives import Objective
 from sightling.train.objectives.base import Batch
@@ -190,8 +192,9 @@ def plan_recipe(recipe: Recipe, *, threads: int = 1, share: int = 1, probe_secon
         if isinstance(stage, TrainStage) and isinstance(what, CheckedStage):
             where = f"{recipe.source}: stages.{name}"
             plan, dry = _stage(name, stage, what, prepared, able, device, share, room, where)
-            # The next stage finds its adapters merged.
+            # The next stage finds its adapters merged, and keeps what it says itself.
             detach(prepared.model)
+            checkpoint_layers(prepared.model, ())
             plans.append(plan)
             ran.append(dry)
     rates: dict[str, float] = {}
@@ -217,6 +220,8 @@ def _stage(
     with torch.device("meta"):
         attach_adapters(model, stage.train, able, where, seed)
     set_training(model, parts, rates, able, where, stage.train)
+    if stage.gradient_checkpointing:
+        checkpointed(model, stage, where)
     seed_everything(derive_seed(seed, "objective"))
     objective = what.objective(model, prepared.processor, what.options, what.data, seed)
     with torch.device("meta"):

@@ -176,7 +176,8 @@ class Probe:
         groups = optimizers.inner
         adam = [p for group in groups["adamw"].param_groups for p in group["params"]] if "adamw" in groups else []
         muon = [p for group in groups["muon"].param_groups for p in group["params"]] if "muon" in groups else []
-        whole = self._adamw_seconds(adam) if adam else 0.0
+        fused = bool(adam) and groups["adamw"].defaults["fused"] is not False
+        whole = self._adamw_seconds(adam, fused) if adam else 0.0
         by_shape: dict[tuple[int, int], int] = defaultdict(int)
         for parameter in muon:
             by_shape[min(parameter.shape), max(parameter.shape)] += 1
@@ -190,7 +191,7 @@ class Probe:
             parameter.grad = self._full(tuple(parameter.shape))
         return made
 
-    def _adamw_seconds(self, parameters: Sequence[Tensor]) -> float:
+    def _adamw_seconds(self, parameters: Sequence[Tensor], fused: bool) -> float:
         shapes: list[tuple[int, ...]] = []
         taken, whole = 0, sum(parameter.numel() for parameter in parameters)
         for parameter in sorted(parameters, key=lambda one: one.numel()):
@@ -202,7 +203,8 @@ class Probe:
             if taken >= ELEMENTS:
                 break
         mine = self._parameters(shapes)
-        optimizer = torch.optim.AdamW(mine, lr=1e-6, fused=self.device.type in ("cpu", "cuda") or None)
+        told = (self.device.type in ("cpu", "cuda") or None) if fused else False
+        optimizer = torch.optim.AdamW(mine, lr=1e-6, fused=told)
         return self._time(lambda: _update(mine, optimizer)) * whole / taken
 
     def _muon_seconds(self, rows: int, columns: int, count: int) -> float:

@@ -26,6 +26,9 @@ from sightling.train.yamlfile import dump_yaml, parse_yaml
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
+PARTS = ("encoder", "connector", "language_model")
+"""The parts of a model that a stage trains or leaves alone."""
+
 
 def _rate(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, Lora):
@@ -47,6 +50,12 @@ def _precision(value: Any) -> Any:
     raise PydanticCustomError("bf16", "it must be auto, true or false")
 
 
+def _checkpointed(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, list) and value and set(map(str, value)) <= set(PARTS)):
+        return value
+    raise PydanticCustomError("gradient_checkpointing", f"it must be true, false or a list of {', '.join(PARTS)}")
+
+
 def _names(value: Any) -> Any:
     if value in (None, "none"):
         return []
@@ -61,10 +70,6 @@ class _Strict(Part):
     """Closed options that take no text for a number and no ``true`` for 1."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-PARTS = ("encoder", "connector", "language_model")
-"""The parts of a model that a stage trains or leaves alone."""
 
 
 class Trains(_Strict):
@@ -123,6 +128,7 @@ class TrainStage(RunWide):
     """A stage that trains: data + objective + what trains at which rate + schedule.
 
     Exactly one of ``max_steps`` and ``num_train_epochs`` is set. ``eval_steps`` 0 measures no held-out loss.
+    ``gradient_checkpointing`` and ``torch_compile`` are explained by :mod:`sightling.train.levers`.
     """
 
     objective: dict[str, Any]
@@ -139,6 +145,7 @@ class TrainStage(RunWide):
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
     adam_epsilon: float = Field(default=1e-8, gt=0)
+    optim_fused: bool = True
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, ge=0)
     lr_scheduler_type: ScheduleName = "linear"
@@ -147,6 +154,8 @@ class TrainStage(RunWide):
     warmup_steps: int = Field(default=0, ge=0)
     eval_steps: int = Field(default=0, ge=0)
     features: FeatureOptions | None = None
+    gradient_checkpointing: Annotated[Any, AfterValidator(_checkpointed)] = False
+    torch_compile: bool = False
 
 
 _SECTIONS: dict[str, type[Part]] = {
@@ -232,6 +241,11 @@ def _train_stage(told: dict[str, Any], where: str) -> TrainStage:
     for part in stage.train.only:
         if not rates[part]:
             raise UserError(f"{where}.train.only is about the {part.replace('_', ' ')}, which is frozen; let it train")
+    named = stage.gradient_checkpointing if isinstance(stage.gradient_checkpointing, list) else []
+    if "encoder" in named and not rates["encoder"]:
+        raise UserError(
+            f"{where}.gradient_checkpointing names the encoder, which is frozen and keeps nothing; leave it out"
+        )
     for key in ("objective", "data"):
         if not isinstance(getattr(stage, key).get("type"), str):
             raise UserError(f"{where}.{key} needs a type, such as {{type: ...}}")

@@ -28,6 +28,7 @@ from sightling.train.checkpoint import (
     write_whole,
 )
 from sightling.train.features.cache import open_features
+from sightling.train.levers import levers
 from sightling.train.loop import StageLoop, Surroundings
 from sightling.train.memory import bound_kernels
 from sightling.train.order import derive_seed, seed_everything
@@ -319,7 +320,8 @@ class _Run:
         mine = stage.per_device_train_batch_size // self.share
         stage = stage.model_copy(update={"per_device_train_batch_size": mine})
         loop = StageLoop(name, stage, self.model, objective, around, seed=seed, bf16=bf16, where=where)
-        result = loop.run()
+        with levers(self.model, stage, self.accelerator.device, where, self.say):
+            result = loop.run()
         if objective.features is not None:
             objective.features.report(name, self.accelerator)
         weights = result.weights
