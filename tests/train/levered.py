@@ -31,9 +31,9 @@ def recipe(words: Path, **told: Any) -> Recipe:
     return parse_recipe(tree, "small.yaml")
 
 
-def learnt(folder: Path, **told: Any) -> tuple[dict[str, Tensor], str]:
+def learnt(folder: Path, profile: int | None = None, **told: Any) -> tuple[dict[str, Tensor], str]:
     """(weights, what was printed) of a run."""
     console = Console(file=io.StringIO(), width=120)
-    run(recipe(folder.parent / "words", **told), folder, threads=1, console=console)
+    run(recipe(folder.parent / "words", **told), folder, threads=1, console=console, profile=profile)
     assert isinstance(console.file, io.StringIO)
     return load_file(folder / "model" / "model.safetensors"), console.file.getvalue()

@@ -222,7 +222,7 @@ def test_stopped_anywhere_it_goes_on_bit_for_bit(
 ) -> None:
     """Ctrl-C arrives while update ``at`` of the two adapted stages is under way."""
     done = 0
-    real = StageLoop._update
+    real = StageLoop.update
 
     def interrupted(self: StageLoop, *args: Any) -> Any:
         nonlocal done
@@ -232,7 +232,7 @@ def test_stopped_anywhere_it_goes_on_bit_for_bit(
         return real(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StageLoop, "_update", interrupted)
+        patch.setattr(StageLoop, "update", interrupted)
         with pytest.raises(Interrupted, match="the same command continues"):
             grown(tmp_path, tree())
     assert_same(grown(tmp_path, tree()), load_file(uninterrupted / "model" / "toy.safetensors"))

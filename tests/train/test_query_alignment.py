@@ -303,7 +303,7 @@ def test_both_stages_in_one_recipe_and_going_on_after_a_stop(tmp_path: Path, mon
     for line in logged:
         assert line["loss"] == pytest.approx(line["itc"] + line["itm"] + line["itg"], rel=1e-5)
         assert all(0 <= line[f"{name}_accuracy"] <= 1 for name in ("itc", "itm", "itg"))
-    real, done = StageLoop._update, 0
+    real, done = StageLoop.update, 0
 
     def interrupted(self: StageLoop, *args: Any) -> Any:
         nonlocal done
@@ -312,7 +312,7 @@ def test_both_stages_in_one_recipe_and_going_on_after_a_stop(tmp_path: Path, mon
             os.kill(os.getpid(), signal.SIGINT)
         return real(self, *args)
 
-    monkeypatch.setattr(StageLoop, "_update", interrupted)
+    monkeypatch.setattr(StageLoop, "update", interrupted)
     for _ in range(2):
         with pytest.raises(Interrupted, match="the same command continues"):
             grown(tmp_path / "stopped")

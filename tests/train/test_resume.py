@@ -128,7 +128,7 @@ def test_sigterm_saves_at_the_next_step_and_says_how_to_go_on(
 def test_stopped_anywhere(tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Ctrl-C arrives while update ``at`` (counted over both stages) is under way; a data worker helps after."""
     done = 0
-    real = StageLoop._update
+    real = StageLoop.update
 
     def interrupted(self: StageLoop, *args: Any) -> Any:
         nonlocal done
@@ -138,7 +138,7 @@ def test_stopped_anywhere(tmp_path: Path, uninterrupted: Path, monkeypatch: pyte
         return real(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StageLoop, "_update", interrupted)
+        patch.setattr(StageLoop, "update", interrupted)
         with pytest.raises(Interrupted, match="the same command continues") as stop:
             run(parse_recipe(tree(), "toy.yaml"), tmp_path, threads=1, build=build, console=quiet())
     assert stop.value.exit_code == 130

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sightling.errors import UserError
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -23,6 +25,15 @@ def train(
     threads: Annotated[
         int | None, typer.Option("--threads", help="Threads to compute with.", show_default="all cores")
     ] = None,
+    profile: Annotated[
+        int | None,
+        typer.Option(
+            "--profile",
+            metavar="STEPS",
+            help="Tell where so many steps of each stage go, and write a trace of as many into the run's folder.",
+            show_default="nothing is profiled",
+        ),
+    ] = None,
 ) -> None:
     """Grow a model by a recipe, stage by stage.
 
@@ -33,6 +44,8 @@ def train(
 
     # Before the heavy imports: a wrong name or key is told at once.
     resolved = load_recipe(recipe, overrides or [])
+    if profile is not None and profile < 1:
+        raise UserError(f"--profile {profile} is too few; at least 1 step is needed")
     share = wanted(resolved.cpu_processes)
     check_share(resolved, share)
     arguments = ["train", recipe, *(overrides or [])]
@@ -41,4 +54,4 @@ def train(
     with helpers(share, arguments):
         from sightling.train.run import run
 
-        run(resolved, output, threads=threads, share=share)
+        run(resolved, output, threads=threads, share=share, profile=profile)

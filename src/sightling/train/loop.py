@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from sightling.train.stopping import Interrupted, Stopping
 from sightling.train.summary import ActivationMeter, expected_memory, peak_memory, stage_table, time_line
 from sightling.train.trackers import Log
 from sightling.train.trained import EXTRA, Whole, model_parts, set_training, trained_tensors
+from sightling.train.watch import BACKWARD, BEFORE, DATA, FORWARD, HEAD, OPTIMIZER, Stopwatch
 from sightling.train.window import Window
 
 TIMED = 5
@@ -57,7 +58,8 @@ TIMED = 5
 class Surroundings:
     """What a run gives every stage: device and ranks, places to write to, and the person's wish to stop.
 
-    ``after_step`` is told the number of each update that was made, before its checkpoint is written.
+    ``after_step`` is told the number of each update that was made, before its checkpoint is written. ``profiled`` gives
+    what is called for each update in place of :meth:`StageLoop.update`.
     """
 
     accelerator: Accelerator
@@ -67,6 +69,7 @@ class Surroundings:
     checkpoints: Path
     able: set[nn.Parameter]
     after_step: Callable[[int], None] | None = None
+    profiled: Callable[[StageLoop], Callable[[Any, int], float | None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class StageLoop:
         self.schedule = Schedule(stage.lr_scheduler_type, self.total, warmup, stage.lr_scheduler_kwargs)
         self.checkpoints = CheckpointFolder(around.checkpoints / name, stage.save_total_limit)
         self.window = Window()
+        self.watch = Stopwatch(self.device)
         self.step = 0
         self.seconds_before = 0.0
         self.soundness = Soundness(stage, self.parts, self.rates, self.total, self.device, bf16, where)
@@ -227,9 +231,10 @@ class StageLoop:
             self.around.stopping.at_a_boundary(),
             StageProgress(self.around.console, self.name, self.total, self.step, quiet) as self.progress,
         ):
+            update = self.around.profiled(self) if self.around.profiled is not None else self.update
             try:
                 while self.step < self.total:
-                    loss = self._update(source, first)
+                    loss = update(source, first)
                     self.progress.advance(self.step, loss)
                     self._expect_time(first)
                     if self.step % self.stage.logging_steps == 0 or self.step == self.total:
@@ -259,10 +264,11 @@ class StageLoop:
         if resumed:
             say(f"going on after step {self.step} of {self.total}", highlight=False)
 
-    def _update(self, source: Any, first: int) -> float | None:
+    def update(self, source: Any, first: int) -> float | None:
         """One optimizer step. Returns the loss where it is free to know (no wait for a device)."""
         start = time.perf_counter()
-        batches = [next(source) for _ in range(self.stage.gradient_accumulation_steps)]
+        with self.watch.phase(DATA):
+            batches = [next(source) for _ in range(self.stage.gradient_accumulation_steps)]
         waited = time.perf_counter() - start
         count = self._agree(sum(self.objective.count(batch) for batch in batches))
         total = torch.zeros((), device=self.device)
@@ -270,12 +276,14 @@ class StageLoop:
             last = number == len(batches) - 1
             measure = self.step == first and number == 0
             total = total + self._micro_batch(batch, count, sync=last, measure=measure)
-        norm = self._gradient_norm()
+        with self.watch.phase(OPTIMIZER):
+            norm = self._gradient_norm()
         self.soundness.note(self.step + 1, total, norm)
-        self.optimizers.scale(self.schedule.factor(self.step))
-        self.optimizers.step()
-        self.soundness.note_gradients(self.step + 1)
-        self.optimizers.zero_grad()
+        with self.watch.phase(OPTIMIZER):
+            self.optimizers.scale(self.schedule.factor(self.step))
+            self.optimizers.step()
+            self.soundness.note_gradients(self.step + 1)
+            self.optimizers.zero_grad()
         self._norm = norm
         self.window.add_step(count, waited)
         self.step += 1
@@ -301,7 +309,7 @@ class StageLoop:
         tokens = self.objective.tokens(batch)
         on_device = send_to_device(batch, self.device, non_blocking=True)
         with self.accelerator.no_sync(self.whole) if not sync else nullcontext():
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            with self._forward():
                 if measure:
                     with ActivationMeter(self.whole) as meter:
                         loss, metrics = self.whole(on_device)
@@ -311,10 +319,18 @@ class StageLoop:
             if loss.ndim:
                 raise ValueError(f"an objective's loss must be one number, not of shape {tuple(loss.shape)}")
             # Ranks average their gradients, so each one's share is raised by their number.
-            (loss * (self.ranks / count)).backward()
+            with self.watch.phase(BACKWARD, HEAD):
+                (loss * (self.ranks / count)).backward()
         items = self.stage.per_device_train_batch_size
         self.window.add_batch(loss, metrics, items if samples is None else samples, tokens)
         return loss.detach().float() / count
+
+    @contextmanager
+    def _forward(self) -> Iterator[None]:
+        """The forward pass, in the stage's precision."""
+        precision = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+        with self.watch.phase(FORWARD, BEFORE), precision:
+            yield
 
     def _gradient_norm(self) -> Tensor:
         gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]

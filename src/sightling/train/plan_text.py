@@ -9,7 +9,7 @@ from rich.table import Table
 
 from sightling.train.optimizers import short_number
 from sightling.train.planning import Machine, RecipePlan, StagePlan
-from sightling.train.progress import short_bytes, short_time
+from sightling.train.progress import short_bytes, short_flops, short_time
 
 
 def show(plan: RecipePlan, console: Console) -> None:
@@ -80,9 +80,9 @@ def _lines(stage: StagePlan, machine: Machine) -> Iterator[str]:
         f"{tokens.padded - tokens.all:,.0f} of padding, {tokens.supervised:,.0f} supervised"
     )
     whole = stage.flops + stage.optimizer_flops
-    all_steps = "" if stage.steps is None else f", {_flops(whole * stage.steps)} in all"
-    muon = f", {_flops(stage.optimizer_flops)} of them the optimizer's" if stage.optimizer_flops else ""
-    yield f"operations: {_flops(whole)} a step{muon}{all_steps}; {stage.precision} ({stage.precision_reason})"
+    all_steps = "" if stage.steps is None else f", {short_flops(whole * stage.steps)} in all"
+    muon = f", {short_flops(stage.optimizer_flops)} of them the optimizer's" if stage.optimizer_flops else ""
+    yield f"operations: {short_flops(whole)} a step{muon}{all_steps}; {stage.precision} ({stage.precision_reason})"
     steps = "steps: not known without the data" if stage.steps is None else f"steps: {stage.steps:,}"
     if stage.time is None:
         yield steps
@@ -98,11 +98,3 @@ def _lines(stage: StagePlan, machine: Machine) -> Iterator[str]:
 def _seconds(time: float) -> str:
     """A step's time for a person, to three digits while it is short: 0.0686 s, 2 h 5 min."""
     return f"{time:.3g} s" if time < 60 else short_time(time)
-
-
-def _flops(count: float) -> str:
-    """Floating-point operations for a person: 12.3 GFLOP."""
-    for size, unit in ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count:,.0f} FLOP"

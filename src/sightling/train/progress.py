@@ -32,6 +32,14 @@ def short_bytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def short_flops(count: float) -> str:
+    """Floating-point operations for a person: 12.3 GFLOP."""
+    for size, unit in ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:,.0f} FLOP"
+
+
 class StageProgress:
     """Context that shows one stage's steps. ``quiet`` shows nothing (ranks other than the first)."""
 

@@ -34,6 +34,7 @@ from sightling.train.memory import bound_kernels
 from sightling.train.order import derive_seed, seed_everything
 from sightling.train.precision import choose_bf16, choose_threads, precision_name
 from sightling.train.processes import check_share, deaf_to_python
+from sightling.train.profiling import Profile
 from sightling.train.progress import short_bytes, short_time
 from sightling.train.recipe import Recipe, TrainStage
 from sightling.train.runfolder import RECIPE, RunFolder
@@ -57,6 +58,7 @@ def run(
     console: Console | None = None,
     share: int = 1,
     keep: Mapping[str, Collection[int]] | None = None,
+    profile: int | None = None,
 ) -> Path:
     """Grow the model of a recipe, or go on growing it. Returns the run's folder.
 
@@ -72,6 +74,7 @@ def run(
         share: how many processes, this one included, share one device's batches
             (:mod:`sightling.train.processes`); each takes an even part.
         keep: by stage, the updates after which the whole model is kept as it is then, in ``kept/<stage>-<step>``.
+        profile: so many steps of each stage are profiled (:mod:`sightling.train.profiling`); ``None`` profiles none.
 
     Raises:
         UserError: bad input, a folder that holds another run, a full disk, a loss that is not finite.
@@ -88,7 +91,7 @@ def run(
     check_share(recipe, share)
     stopping = Stopping()
     with deaf_to_python():
-        mine = _Run(recipe, checked, output_dir, threads, build, console, stopping, share, keep or {})
+        mine = _Run(recipe, checked, output_dir, threads, build, console, stopping, share, keep or {}, profile)
     with stopping:
         try:
             return mine.go()
@@ -112,6 +115,7 @@ class _Run:
         stopping: Stopping,
         share: int,
         keep: Mapping[str, Collection[int]],
+        profile: int | None,
     ) -> None:
         self.share, self.keep = share, keep
         self.recipe, self.checked, self.stopping = recipe, checked, stopping
@@ -141,6 +145,7 @@ class _Run:
             build = build_model
         self.build = build
         self.console = console or Console()
+        self.profile = Profile(profile, self.path, self.console) if profile is not None else None
         self.model: Any = None
         self.processor: Any = None
         self.able: set[nn.Parameter] = set()
@@ -316,7 +321,8 @@ class _Run:
         )
         kept = folder.keeper(name, self.keep.get(name, ()), self._write_model) if folder is not None else None
         folders = self.path / "checkpoints"
-        around = Surroundings(self.accelerator, self.console, log, self.stopping, folders, self.able, kept)
+        profiled = self.profile.update if self.profile is not None and folder is not None else None
+        around = Surroundings(self.accelerator, self.console, log, self.stopping, folders, self.able, kept, profiled)
         mine = stage.per_device_train_batch_size // self.share
         stage = stage.model_copy(update={"per_device_train_batch_size": mine})
         loop = StageLoop(name, stage, self.model, objective, around, seed=seed, bf16=bf16, where=where)

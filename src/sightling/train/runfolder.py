@@ -3,7 +3,8 @@
 ``recipe.yaml`` (resolved), ``run.json`` (how far), ``metrics.jsonl``, ``logs/``, ``checkpoints/<stage>/`` while
 a stage runs, ``stages/<stage>/`` (what a finished stage changed), ``adapters/<stage>/<part>/`` (the adapters that it
 trained, in PEFT's format), what steps without a model made (``tokenizer/``), models of the way that were to be kept
-(``kept/``), what frozen encoders made of pictures until the run is done (``features/``), and in the end ``model/``.
+(``kept/``), traces of profiled steps (``profile/``), what frozen encoders made of pictures until the run is done
+(``features/``), and in the end ``model/``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sightling.train.features.options import FOLDER as FEATURES
 from sightling.train.recipe import Recipe, TrainStage, parse_recipe, read_recipe
 
 RECIPE, RUN = "recipe.yaml", "run.json"
-RESERVED = ("model", "stages", "checkpoints", "logs", "kept", "evaluation", "adapters", FEATURES)
+RESERVED = ("model", "stages", "checkpoints", "logs", "kept", "evaluation", "adapters", "profile", FEATURES)
 """Names in a run's folder that no step may use for what it makes."""
 
 # What may change between two starts of one run: it decides what is shown and kept, not what is learnt.
