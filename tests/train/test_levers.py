@@ -61,8 +61,10 @@ def test_chunks_of_logits_learn_the_same(plain: tuple[Path, dict[str, Tensor]]) 
 
 
 def test_adamw_learns_the_same_without_its_fused_kernel(tmp_path: Path) -> None:
-    fused = weights_after(tmp_path / "fused", one={})
-    loops = weights_after(tmp_path / "loops", one={"optim_fused": False})
+    # Before a batch norm a bias has no gradient but rounding, of which AdamW makes whole steps.
+    train = {"connector": True, "language_model": True}
+    fused = weights_after(tmp_path / "fused", one={"train": train})
+    loops = weights_after(tmp_path / "loops", one={"train": train, "optim_fused": False})
     for name, tensor in fused.items():
         torch.testing.assert_close(tensor, loops[name], rtol=1e-4, atol=1e-5)
 
@@ -72,8 +74,11 @@ def planned(small: Recipe) -> Any:
     return stage
 
 
-def test_a_plan_counts_less_that_is_kept_and_more_that_is_computed(tmp_path: Path) -> None:
-    usual, checkpointed = (planned(recipe(tmp_path / "words", gradient_checkpointing=told)) for told in (False, True))
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_plan_counts_less_that_is_kept_and_more_that_is_computed(tmp_path: Path, bf16: bool) -> None:
+    usual, checkpointed = (
+        planned(recipe(tmp_path / "words", gradient_checkpointing=told, bf16=bf16)) for told in (False, True)
+    )
     assert checkpointed.memory.activations < 0.7 * usual.memory.activations and checkpointed.peak < usual.peak
     assert 1.1 * usual.flops < checkpointed.flops < 1.34 * usual.flops
     assert checkpointed.memory.weights == usual.memory.weights

@@ -9,8 +9,8 @@ gradients go through them to what trains before them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,20 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 _now = [0]
 """How many computations are done once more at this moment, one in another."""
+
+
+_around: list[AbstractContextManager[Any]] = []
+"""Contexts in which things are computed once more."""
+
+
+@contextmanager
+def again_within(context: AbstractContextManager[Any]) -> Iterator[None]:
+    """While it runs, what is computed once more is so within a context, which must be one to enter many times."""
+    _around.append(context)
+    try:
+        yield
+    finally:
+        _around.remove(context)
 
 
 def recomputing() -> bool:
@@ -35,8 +49,12 @@ class _Again(AbstractContextManager[None]):
         self.config = config
         self.used = getattr(config, "_attn_implementation", None)
         self.usual: list[Any] = []
+        self.stacks: list[ExitStack] = []
 
     def __enter__(self) -> None:
+        self.stacks.append(ExitStack())
+        for context in _around:
+            self.stacks[-1].enter_context(context)
         _now[0] += 1
         if self.config is not None:
             self.usual.append(self.config._attn_implementation)
@@ -48,6 +66,7 @@ class _Again(AbstractContextManager[None]):
         _now[0] -= 1
         if self.config is not None:
             self.config._attn_implementation = self.usual.pop()
+        self.stacks.pop().close()
 
 
 def recompute(function: Callable[..., Any], *args: Any, config: Any = None) -> Any:

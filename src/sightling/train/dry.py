@@ -24,6 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 
+from sightling.model.recomputing import again_within
+
 aten = torch.ops.aten
 
 ATTENTION = {
@@ -293,7 +295,9 @@ def dry_run(held: Iterable[Tensor], device_type: str, bf16: bool) -> Iterator[Dr
     dry = Dry(held)
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device_type, dtype=torch.bfloat16, enabled=bf16))
-        stack.enter_context(_Known(device_type))
+        known = stack.enter_context(_Known(device_type))
+        # torch leaves the mode on the way back, and what is computed once more there must be computed alike.
+        stack.enter_context(again_within(known))
         yield stack.enter_context(dry)
 
 
