@@ -24,7 +24,7 @@ VERSION = 1
 CACHE = "SIGHTLING_CACHE"
 """The environment variable that names the folder of indexes."""
 
-CHUNK = 4 << 20
+CHUNK = 1 << 18
 WRITTEN_AT_ONCE = 1 << 16
 SPACE = np.isin(np.arange(256), np.frombuffer(b" \t\r\n", np.uint8))
 BOM = b"\xef\xbb\xbf"
