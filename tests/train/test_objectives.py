@@ -370,7 +370,7 @@ def test_what_an_objective_needs_for_itself_is_thrown_away_and_runs_repeat(tmp_p
         ({"answer": {"objective": {"type": "answer", "max_length": 9}}}, "max_length = 9 is wrong: input should be gr"),
         ({"answer": {"objective": {"type": "answer", "augment": {"flip": 2}}}}, "objective.augment.flip = 2 is wrong"),
         ({"answer": {"data": {"type": "file"}}}, "data.type: there is no data source 'file'; "),
-        ({"language": {"objective": {"type": "language", "pack": True}}}, "objective has no key 'pack'; known are: ma"),
+        ({"language": {"objective": {"type": "language", "pack": True}}}, "objective has no key 'pack'; known are: lo"),
         ({"language": {"data": {"type": "files"}}}, "data.type: there is no text source 'files'; did you mean 'file'?"),
         ({"contrastive": {"objective": {"type": "contrastive", "loss": "hinge"}}}, "loss = 'hinge' is wrong: input sh"),
         ({"words": {"objective": {"type": "words", "pool": "min"}}}, "pool = 'min' is wrong: input should be 'max' or"),

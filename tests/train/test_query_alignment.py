@@ -91,7 +91,7 @@ def test_the_loss_is_the_three_of_them_weighted_and_counts_pairs(weights: dict[s
     batch = batch_of(told)
     smoothing = told.options.label_smoothing
     with torch.no_grad():
-        pictures = [model.encoder(told.dataset()[number][0]) for number in range(2)]
+        pictures = [model.encoder(told.dataset()[number][0].pixels) for number in range(2)]
         texts = [row(told, text) for text in words]
         near = torch.empty(2, 2)
         for one in range(2):
