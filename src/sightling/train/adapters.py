@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from sightling.errors import UserError
 from sightling.model import adapters
+from sightling.train.checkpoint import load_weights
 from sightling.train.order import seed_everything
-from sightling.train.recipe import Trains
+from sightling.train.recipe import Trains, TrainStage
 from sightling.train.trained import adapter_targets, model_parts, set_training, trained_tensors
 
 
@@ -40,6 +41,29 @@ def attach_adapters(
                     "train it in full first, or leave use_dora out"
                 )
     return [adapters.attach(part, parts[part], names[part], lora.options()) for part, lora in told.items()]
+
+
+def attach_again(
+    model: nn.Module,
+    stage: TrainStage,
+    able: set[nn.Parameter],
+    where: str,
+    seed: int,
+    weights: Mapping[str, Tensor] | None,
+) -> list[adapters.Adapter]:
+    """Put the adapters of a stage around a model as it was before it, with the ``weights`` of all that it learnt.
+
+    A process that has none attaches what is not learnt.
+
+    Raises:
+        UserError: weights of another model.
+    """
+    attached = attach_adapters(model, stage.train, able, where, seed)
+    parts, rates = model_parts(model), stage.train.rates(stage.learning_rate)
+    set_training(model, parts, rates, able, where, stage.train)
+    if weights is not None:
+        load_weights(trained_tensors(model, parts, rates), weights, "what the stage learnt")
+    return attached
 
 
 def write_adapters(model: nn.Module, attached: Sequence[adapters.Adapter], folder: Path) -> None:

@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,6 +28,9 @@ from torch import Tensor
 from sightling.errors import UserError
 
 WEIGHTS, STATE, ABOUT = "weights.safetensors", "state.pt", "checkpoint.json"
+
+SHARDED = "sharded"
+"""In ``checkpoint.json`` of one that processes wrote their parts of: how many (:mod:`.sharded_checkpoint`)."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
 
@@ -68,6 +72,36 @@ def _why(error: Exception) -> str:
     return "the disk is full or takes no more" if isinstance(error, RuntimeError) else str(error)
 
 
+def failed_for(error: Exception) -> str | None:
+    """Why the disk refused, in a few words; ``None`` where it was something else."""
+    return _why(error) if _is_the_disk(error) else None
+
+
+def partial_of(folder: Path) -> Path:
+    """Where a folder is written before it is whole."""
+    return folder.parent / f".{folder.name}.partial"
+
+
+def finish(partial: Path, folder: Path) -> None:
+    """Flush a folder that is whole to the disk and give it its name, in the place of an older one.
+
+    Raises:
+        OSError: the disk refused; the older one stays.
+    """
+    # A folder's own entry is flushed too: a file is not there after a power cut if only its content is.
+    for path in [*(p for p in sorted(partial.rglob("*"))), partial]:
+        _flush(path)
+    if folder.exists():
+        old = folder.parent / f".{folder.name}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        partial.rename(folder)
+    _flush(folder.parent)
+
+
 def write_whole(folder: Path, write: Callable[[Path], None], what: str) -> None:
     """Let ``write`` fill a folder that appears under its name only when it is whole and on the disk.
 
@@ -76,23 +110,12 @@ def write_whole(folder: Path, write: Callable[[Path], None], what: str) -> None:
     Raises:
         UserError: the disk is full or cannot be written; the message says what and why.
     """
-    partial = folder.parent / f".{folder.name}.partial"
+    partial = partial_of(folder)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write(partial)
-        # A folder's own entry is flushed too: a file is not there after a power cut if only its content is.
-        for path in [*(p for p in sorted(partial.rglob("*"))), partial]:
-            _flush(path)
-        if folder.exists():
-            old = folder.parent / f".{folder.name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-            partial.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            partial.rename(folder)
-        _flush(folder.parent)
+        finish(partial, folder)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         if not _is_the_disk(error):
@@ -168,18 +191,36 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint back, on the processor.
 
     Raises:
-        UserError: it is incomplete or corrupt.
+        UserError: it is incomplete or corrupt, or processes wrote their parts of it.
     """
     about = read_about(folder)
-    name = WEIGHTS
-    try:
+    if SHARDED in about:
+        raise UserError(
+            f"checkpoint {folder} was made with parallel: fsdp; take that to go on from it, or delete that folder"
+        )
+    with _readable(folder, WEIGHTS):
         weights = load_file(folder / WEIGHTS)
-        name = STATE
-        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    return Checkpoint(weights, read_state(folder), about)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside weights, on the processor.
+
+    Raises:
+        UserError: it is corrupt.
+    """
+    with _readable(folder, STATE):
+        return torch.load(folder / STATE, map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _readable(folder: Path, name: str) -> Iterator[None]:
+    """What is raised for a damaged file becomes one sentence."""
+    try:
+        yield
     except (SafetensorError, RuntimeError, UnpicklingError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"checkpoint {folder} is corrupt: {name} cannot be read ({str(error).splitlines()[0]}); "
                         "delete that folder to continue from what was saved before it") from None  # fmt: skip
-    return Checkpoint(weights, state, about)
 
 
 def load_weights(into: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
@@ -228,6 +269,10 @@ class CheckpointFolder:
             UserError: the disk is full or cannot be written; earlier checkpoints stay as they are.
         """
         save_checkpoint(self.path(step), checkpoint)
+        self.drop()
+
+    def drop(self) -> None:
+        """Remove the oldest beyond the limit."""
         for old in self.steps()[: -self.limit]:
             shutil.rmtree(self.path(old))
 

@@ -20,10 +20,11 @@ SPEEDS = ("samples_per_second", "tokens_per_second", "padding", "waiting_for_dat
 
 @torch.no_grad()
 def held_out_loss(
-    whole: Whole, objective: Objective, items: Dataset[Any], size: int, accelerator: Accelerator
+    whole: Whole, objective: Objective, items: Dataset[Any], size: int, accelerator: Accelerator, even: bool = False
 ) -> dict[str, float]:
     """Mean loss and metrics over a finite dataset in batches of ``size``, in evaluation mode, over all ranks.
 
+    ``even``: every rank runs as many batches, the last ones for nothing, because none can run a model in parts alone.
     Modes and random generators are as they were when it returns.
     """
     state = random_state(accelerator.device)
@@ -32,8 +33,12 @@ def held_out_loss(
     batches = Batches(items, objective.collate, size, 0, shuffle=False)
     window, count = Window(), 0
     numbers = math.ceil((batches.length or 0) / batches.size)
-    for number in range(accelerator.process_index, numbers, accelerator.num_processes):
-        batch = batches[number]
+    ranks = accelerator.num_processes
+    for number in range(accelerator.process_index, -(-numbers // ranks) * ranks if even else numbers, ranks):
+        batch = batches[min(number, numbers - 1)]
+        if number >= numbers:
+            whole(send_to_device(batch, accelerator.device))
+            continue
         count += objective.count(batch)
         loss, metrics = whole(send_to_device(batch, accelerator.device))
         window.add_batch(loss, metrics, len(batches.positions(number)), objective.tokens(batch))

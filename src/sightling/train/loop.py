@@ -6,24 +6,23 @@ a step is the sum over its supervised units, of all micro-batches and ranks, div
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import send_to_device
 from rich.console import Console
 from torch import Tensor, nn
 
-from sightling.data.source import content
 from sightling.errors import UserError
-from sightling.train.checkpoint import Checkpoint, CheckpointFolder, load_weights
+from sightling.train.checkpoint import CheckpointFolder
+from sightling.train.held import held_by, held_tensors
 from sightling.train.heldout import held_out_loss
 from sightling.train.memory import give_back
 from sightling.train.objectives.base import Batch, Objective
@@ -31,16 +30,15 @@ from sightling.train.optimizers import build_optimizers
 from sightling.train.order import (
     Batches,
     batch_numbers,
-    check_content,
     derive_seed,
     length,
     loader,
-    random_state,
-    restore_random_state,
     seed_everything,
 )
+from sightling.train.parallel import Parallel, whole_of
 from sightling.train.progress import StageProgress
 from sightling.train.recipe import TrainStage
+from sightling.train.resuming import Resumes, total_steps
 from sightling.train.schedule import Schedule, warmup_length
 from sightling.train.soundness import Soundness
 from sightling.train.stopping import Interrupted, Stopping
@@ -70,11 +68,15 @@ class Surroundings:
     able: set[nn.Parameter]
     after_step: Callable[[int], None] | None = None
     profiled: Callable[[StageLoop], Callable[[Any, int], float | None]] | None = None
+    parallel: Parallel = field(default_factory=Parallel)
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a finished stage leaves: the names and values of what it changed, and what it took."""
+    """What a finished stage leaves: the names and values of what it changed, and what it took.
+
+    Of a model in parts only the first process has the values.
+    """
 
     weights: dict[str, Tensor]
     steps: int
@@ -82,23 +84,7 @@ class StageResult:
     peak_memory_bytes: int
 
 
-def total_steps(stage: TrainStage, items: int | None, ranks: int, where: str) -> int:
-    """Updates of a stage: ``max_steps``, or as many as its epochs need (the last one filled up from the next).
-
-    Raises:
-        UserError: epochs of an endless dataset, or an empty dataset.
-    """
-    if items == 0:
-        raise UserError(f"{where}.data holds no samples")
-    if stage.max_steps is not None:
-        return stage.max_steps
-    if items is None:
-        raise UserError(f"{where}.data is endless, so num_train_epochs has no meaning; say max_steps")
-    a_step = stage.per_device_train_batch_size * stage.gradient_accumulation_steps * ranks
-    return math.ceil((stage.num_train_epochs or 0.0) * items / a_step)
-
-
-class StageLoop:
+class StageLoop(Resumes):
     """One stage, from its last checkpoint (or from nothing) to its last update.
 
     Raises (from :meth:`run`):
@@ -130,9 +116,12 @@ class StageLoop:
         extra = objective.extra()
         if extra is not None:
             self.parts[EXTRA], self.rates[EXTRA] = extra, stage.learning_rate
-        self.alone = Whole(model, objective, extra).to(self.device)
-        # One process needs no wrapper, and accelerate would hold on to the objective and its data.
-        self.whole = self.accelerator.prepare(self.alone) if self.ranks > 1 else self.alone
+        self.alone = Whole(model, objective, extra)
+        if around.parallel.sharded and self.ranks > 1:
+            # They are the parameters in full, which would stay in memory beside the parts.
+            around.able.clear()
+        self.held = held_by(self.alone, self.accelerator, around.parallel, bf16)
+        self.whole = self.held.module
         # Made after the move: an optimizer's choices depend on where its parameters are.
         self.optimizers = build_optimizers(stage, self.parts, self.rates)
         self.trained = list(self.optimizers.parameters())
@@ -142,15 +131,18 @@ class StageLoop:
         self.held_out = objective.held_out() if stage.eval_steps else None
         if stage.eval_steps and (self.held_out is None or length(self.held_out) is None):
             raise UserError(f"{where}.eval_steps is set, but this objective and data hold no items out; set it to 0")
-        self.total = total_steps(stage, self.items, self.ranks, where)
-        warmup = warmup_length(self.total, stage.warmup_steps, stage.warmup_ratio)
-        self.schedule = Schedule(stage.lr_scheduler_type, self.total, warmup, stage.lr_scheduler_kwargs)
+        self.soundness = Soundness(stage, self.parts, self.rates, self.device, bf16, where)
+        self._plan(total_steps(stage, self.items, self.ranks, where))
         self.checkpoints = CheckpointFolder(around.checkpoints / name, stage.save_total_limit)
         self.window = Window()
         self.watch = Stopwatch(self.device)
         self.step = 0
         self.seconds_before = 0.0
-        self.soundness = Soundness(stage, self.parts, self.rates, self.total, self.device, bf16, where)
+
+    def _plan(self, total: int) -> None:
+        self.total = self.soundness.total = total
+        warmup = warmup_length(total, self.stage.warmup_steps, self.stage.warmup_ratio)
+        self.schedule = Schedule(self.stage.lr_scheduler_type, total, warmup, self.stage.lr_scheduler_kwargs)
 
     # ---- state
 
@@ -161,48 +153,6 @@ class StageLoop:
         if EXTRA in self.parts:
             found.update({f"{EXTRA}.{name}": tensor for name, tensor in self.parts[EXTRA].state_dict().items()})
         return found
-
-    def resume(self) -> bool:
-        """Take up the last checkpoint where there is one.
-
-        Raises:
-            UserError: it is corrupt or does not fit.
-        """
-        newest = self.checkpoints.newest()
-        if newest is None:
-            return False
-        self.step, checkpoint = newest
-        where = f"checkpoint {self.checkpoints.path(self.step)}"
-        states = checkpoint.state["random"]
-        if len(states) != self.ranks:
-            raise UserError(f"{where} was made by {len(states)} processes; {self.ranks} cannot continue it exactly")
-        check_content(self.batches.dataset, checkpoint.state, where)
-        load_weights(self.tensors(), checkpoint.weights, where)
-        self.optimizers.load_state_dict(checkpoint.state["optimizers"])
-        self.window.load_state_dict(checkpoint.state["windows"][self.accelerator.process_index], self.device)
-        self.seconds_before = float(checkpoint.about["seconds"])
-        restore_random_state(states[self.accelerator.process_index], self.device)
-        return True
-
-    def save(self) -> None:
-        """Write a checkpoint of this moment, between two updates.
-
-        Raises:
-            UserError: the disk is full; earlier checkpoints stay. Or the weights are no longer finite.
-        """
-        self.soundness.check()
-        mine = [(random_state(self.device), self.window.state_dict())]
-        told = gather_object(mine) if self.ranks > 1 else mine
-        if self.accelerator.is_main_process:
-            state = {
-                "optimizers": self.optimizers.state_dict(),
-                "random": [one[0] for one in told],
-                "windows": [one[1] for one in told],
-                "data": content(self.batches.dataset),
-            }
-            about = {"stage": self.name, "step": self.step, "of": self.total, "seconds": self.seconds()}
-            self.checkpoints.save(self.step, Checkpoint(self.tensors(), state, about))
-        self.accelerator.wait_for_everyone()
 
     def seconds(self) -> float:
         """Seconds of training so far, over all interruptions."""
@@ -220,9 +170,8 @@ class StageLoop:
         if self.accelerator.is_main_process:
             self.around.log.metrics.rewind(self.name, self.step)
             self._announce(resumed)
-        numbers = batch_numbers(
-            self.step, self.total, self.stage.gradient_accumulation_steps, self.accelerator.process_index, self.ranks
-        )
+        accumulation, rank = self.stage.gradient_accumulation_steps, self.accelerator.process_index
+        numbers = batch_numbers(self.step, self.total, accumulation, rank, self.ranks, self.shift)
         give_back(self.device)
         source = loader(self.batches, numbers, self.stage.dataloader_num_workers, self.device.type == "cuda")
         quiet = not self.accelerator.is_main_process
@@ -254,7 +203,8 @@ class StageLoop:
                 ) from None
         self.soundness.check()
         model_only = {name: t for name, t in self.tensors().items() if not name.startswith(f"{EXTRA}.")}
-        return StageResult(model_only, self.total, self.seconds(), peak_memory(self.device))
+        weights = held_tensors(model_only, self.accelerator.is_main_process)
+        return StageResult(weights, self.total, self.seconds(), peak_memory(self.device))
 
     def _announce(self, resumed: bool) -> None:
         say, console = self.around.console.print, self.around.console
@@ -277,6 +227,7 @@ class StageLoop:
             measure = self.step == first and number == 0
             total = total + self._micro_batch(batch, count, sync=last, measure=measure)
         with self.watch.phase(OPTIMIZER):
+            self.held.settle()
             norm = self._gradient_norm()
         self.soundness.note(self.step + 1, total, norm)
         with self.watch.phase(OPTIMIZER):
@@ -308,10 +259,10 @@ class StageLoop:
         samples = self.objective.samples(batch)
         tokens = self.objective.tokens(batch)
         on_device = send_to_device(batch, self.device, non_blocking=True)
-        with self.accelerator.no_sync(self.whole) if not sync else nullcontext():
+        with self.held.micro_batch(sync):
             with self._forward():
                 if measure:
-                    with ActivationMeter(self.whole) as meter:
+                    with ActivationMeter(self.whole, self.held.storages) as meter:
                         loss, metrics = self.whole(on_device)
                     self._activations = meter.size
                 else:
@@ -334,7 +285,7 @@ class StageLoop:
 
     def _gradient_norm(self) -> Tensor:
         gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = whole_of(nn.utils.get_total_norm(gradients))
         if self.stage.max_grad_norm > 0:
             nn.utils.clip_grads_with_norm_(self.trained, self.stage.max_grad_norm, norm)
         return norm
@@ -363,8 +314,7 @@ class StageLoop:
                 values[f"learning_rate/{name}"] = rate * factor
         values["grad_norm"] = float(self._norm)
         if self.items:
-            consumed = self.step * self.stage.gradient_accumulation_steps * self.ranks * self.batches.size
-            values["epoch"] = consumed / self.items
+            values["epoch"] = self.taken() / self.items
         values["seconds"] = self.seconds()
         self.around.log.write(self.name, self.step, values)
         self.progress.speeds(values["samples_per_second"], values["tokens_per_second"], values["padding"])
@@ -374,8 +324,8 @@ class StageLoop:
     def _measure(self) -> None:
         assert self.held_out is not None
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            means = held_out_loss(
-                self.alone, self.objective, self.held_out, self.stage.per_device_eval_batch_size, self.accelerator
-            )
+            size, even = self.stage.per_device_eval_batch_size, self.around.parallel.sharded
+            means = held_out_loss(self.alone, self.objective, self.held_out, size, self.accelerator, even)
+        self.held.let_go()
         self.around.log.write(self.name, self.step, {f"eval_{name}": value for name, value in means.items()})
         self.progress.say(f"{self.name} {self.step}/{self.total}  held-out loss {means['loss']:.4f}")

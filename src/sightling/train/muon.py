@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sightling.train.parallel import is_cut, local
 
 A, B, C = 3.4445, -4.7750, 2.0315
 """Coefficients of the quintic iteration, chosen for the steepest slope at zero."""
@@ -51,8 +53,15 @@ def orthogonalise(update_KMN: Tensor, steps: int = 5, eps: float = 1e-7) -> Tens
     return x_KMN
 
 
+def orthogonal(updates: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
+    """:func:`orthogonalise` for matrices that are alike but for lying or standing; each keeps its shape."""
+    wide = [update if update.shape[0] <= update.shape[1] else update.mT for update in updates]
+    done_KMN = orthogonalise(torch.stack(wide), steps)
+    return [one if update.shape[0] <= update.shape[1] else one.mT for update, one in zip(updates, done_KMN)]
+
+
 class Muon(torch.optim.Optimizer):
-    """Muon for 2-D parameters.
+    """Muon for 2-D parameters. Those that are cut among processes are brought together for the iteration.
 
     Raises:
         ValueError: a parameter that is no matrix.
@@ -83,7 +92,9 @@ class Muon(torch.optim.Optimizer):
             by_shape: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    key = (parameter.device, parameter.dtype, min(parameter.shape), max(parameter.shape))
+                    sides = sorted(parameter.shape)
+                    # Of two that are cut, one that lies and one that stands have other rows.
+                    key = (parameter.device, parameter.dtype, *(parameter.shape if is_cut(parameter) else sides))
                     by_shape[key].append(parameter)
             for (_, _, rows, columns), parameters in by_shape.items():
                 at_once = max(1, MAX_ELEMENTS // (rows * columns))
@@ -92,19 +103,24 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        wide = []
+        updates = []
         for parameter in parameters:
             state = self.state[parameter]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             assert parameter.grad is not None
             momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-            nesterov = parameter.grad.lerp(momentum, group["momentum"])
-            wide.append(nesterov if parameter.shape[0] <= parameter.shape[1] else nesterov.mT)
-        update_KMN = orthogonalise(torch.stack(wide), group["ns_steps"])
+            updates.append(parameter.grad.lerp(momentum, group["momentum"]))
         # Brings the root mean square of the update to 0.2, about that of an AdamW update.
-        scale = 0.2 * math.sqrt(update_KMN.shape[-1])
-        for parameter, update_MN in zip(parameters, update_KMN, strict=True):
-            update = update_MN if parameter.shape[0] <= parameter.shape[1] else update_MN.mT
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"] * scale)
+        scale = 0.2 * math.sqrt(max(parameters[0].shape))
+        if is_cut(parameters[0]):
+            from sightling.train.sharded_muon import in_turns
+
+            dtype = iteration_dtype(parameters[0].device)
+            done = in_turns(updates, lambda whole: orthogonal(whole, group["ns_steps"]), dtype)
+        else:
+            done = orthogonal(updates, group["ns_steps"])
+        for parameter, update in zip(parameters, done, strict=True):
+            own = local(parameter)
+            own.mul_(1 - group["lr"] * group["weight_decay"])
+            own.add_(update, alpha=-group["lr"] * scale)

@@ -14,6 +14,7 @@ import torch
 import torch.nn as nn
 
 from sightling.train.muon import Muon
+from sightling.train.parallel import local
 from sightling.train.recipe import TrainStage
 
 
@@ -105,9 +106,9 @@ class Optimizers:
             optimizer.load_state_dict(state[name])
 
     def state_bytes(self, part: str | None = None) -> int:
-        """Bytes that the states take once the first update is done; of one part alone where it is named."""
+        """Bytes of this process's states once the first update is done; of one part alone where it is named."""
         return sum(
-            parameter.numel() * parameter.element_size() * (1 if name == "muon" else 2)
+            local(parameter).numel() * parameter.element_size() * (1 if name == "muon" else 2)
             # AdamW counts its updates in a float32 scalar for each parameter.
             + (0 if name == "muon" else 4)
             for name, optimizer in self.inner.items()

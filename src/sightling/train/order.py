@@ -138,9 +138,15 @@ class Batches(Dataset[Any]):
         torch.default_generator.manual_seed(seed)
 
 
-def batch_numbers(first_step: int, last_step: int, accumulation: int, rank: int, ranks: int) -> Sequence[int]:
-    """The micro-batches of one rank for updates ``first_step`` to ``last_step - 1``, in order."""
-    return range((first_step * accumulation) * ranks + rank, last_step * accumulation * ranks, ranks)
+def batch_numbers(
+    first_step: int, last_step: int, accumulation: int, rank: int, ranks: int, shift: int = 0
+) -> Sequence[int]:
+    """The micro-batches of one rank for updates ``first_step`` to ``last_step - 1``, in order.
+
+    ``shift``: how many more (or, below 0, fewer) were taken before by another number of ranks.
+    """
+    first = (first_step * accumulation) * ranks + shift
+    return range(first + rank, last_step * accumulation * ranks + shift, ranks)
 
 
 def _as_it_is(batch: Any) -> Any:

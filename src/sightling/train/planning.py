@@ -24,7 +24,6 @@ from sightling.train.adapters import attach_adapters
 from sightling.train.checked import CheckedStage, check_recipe
 from sightling.train.dry import Operation, dry_run, share_evenly
 from sightling.train.levers import checkpointed
-from sightling.train.loop import total_steps
 from sightling.train.objectives import Objective
 from sightling.train.objectives.base import Batch
 from sightling.train.optimizers import Optimizers, build_optimizers
@@ -34,6 +33,7 @@ from sightling.train.preparing import Prepared, Sampled, prepare, sample, visual
 from sightling.train.probe import Probe, muon_flops
 from sightling.train.processes import check_share
 from sightling.train.recipe import Recipe, TrainStage
+from sightling.train.resuming import total_steps
 from sightling.train.room import free_memory, held_now
 from sightling.train.schedule import Schedule, warmup_length
 from sightling.train.summary import ActivationMeter, Memory, expected_memory, tensor_bytes

@@ -20,6 +20,7 @@ from sightling.parts import Part, validate
 from sightling.train.features.options import FeatureOptions
 from sightling.train.lora import Lora
 from sightling.train.overrides import apply_overrides
+from sightling.train.parallel import Parallel, read_parallel
 from sightling.train.schedule import ScheduleName, ScheduleOptions
 from sightling.train.yamlfile import dump_yaml, parse_yaml
 
@@ -183,6 +184,7 @@ class Recipe(RunWide):
     """A whole recipe in resolved form: every default is filled in, every override applied.
 
     ``cpu_processes``: on a computer without an accelerator, how many processes share each batch and the cores.
+    ``parallel``: how the processes of a run share its model.
     """
 
     name: str
@@ -192,6 +194,7 @@ class Recipe(RunWide):
     evaluate: dict[str, Any] = Field(default_factory=dict)
     output_dir: str | None = None
     cpu_processes: int = Field(default=1, ge=1, le=64)
+    parallel: Annotated[Parallel, BeforeValidator(read_parallel)] = Parallel()
     report_to: Annotated[list[str], BeforeValidator(_names)] = Field(default_factory=lambda: ["tensorboard"])
 
     _source: str = PrivateAttr("recipe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +17,7 @@ from torch import nn
 
 from sightling.errors import UserError
 from sightling.model.adapters import plain
-from sightling.train.adapters import attach_adapters, merge_adapters, write_adapters
+from sightling.train.adapters import attach_adapters, attach_again, merge_adapters, write_adapters
 from sightling.train.checked import CheckedStage, check_recipe
 from sightling.train.checkpoint import (
     Checkpoint,
@@ -30,7 +31,7 @@ from sightling.train.checkpoint import (
 from sightling.train.features.cache import open_features
 from sightling.train.levers import levers
 from sightling.train.loop import StageLoop, Surroundings
-from sightling.train.memory import bound_kernels
+from sightling.train.memory import bound_kernels, give_back
 from sightling.train.order import derive_seed, seed_everything
 from sightling.train.precision import choose_bf16, choose_threads, precision_name
 from sightling.train.processes import check_share, deaf_to_python
@@ -81,6 +82,10 @@ def run(
         Interrupted: Ctrl-C or SIGTERM; what was learnt is saved.
     """
     bound_kernels()
+    if recipe.parallel.sharded:
+        from sightling.train.sharding import check_run
+
+        check_run(recipe, bool(keep), profile is not None)
     checked = check_recipe(recipe)
     if build is None:
         from sightling.model.build import check_model
@@ -136,9 +141,10 @@ class _Run:
         plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if self.accelerator.distributed_type not in plain:
             raise UserError(
-                f"training runs on one device or data-parallel on several, not under "
+                f"training runs on one device or on several by the recipe's parallel, not under "
                 f"{self.accelerator.distributed_type.value}; start it with torchrun"
             )
+        self.cut = recipe.parallel.cuts(self.accelerator.num_processes, f"{recipe.source}: parallel")
         if build is None:
             from sightling.model.build import build_model
 
@@ -204,7 +210,7 @@ class _Run:
                 if not trackers_open:
                     self._open_trackers(folder, log.offset + self._saved_step(name))
                     trackers_open = True
-                self._train(name, stage, what, folder, log)
+                self._train(name, stage, what, folder, log, finished)
             elif folder is not None:
                 self._reconcile(name, folder)
             finished.append(name)
@@ -222,7 +228,7 @@ class _Run:
         self.say(f"recipe {self.recipe.name}, stages {', '.join(self.recipe.stages)}, into {self.path}")
         device, ranks = self.accelerator.device, self.accelerator.num_processes
         word = "thread" if self.threads.value == 1 else "threads"
-        many = f" x {ranks} processes" if ranks > 1 else ""
+        many = f" x {ranks} processes{self.recipe.parallel.described(ranks)}" if ranks > 1 else ""
         self.say(f"on {device}{many}, {self.threads.value} {word} ({self.threads.reason})")
         if folder is None:
             return
@@ -287,7 +293,8 @@ class _Run:
             set_training(self.model, parts, rates, self.able, where, stage.train)
             weights = load_checkpoint(self._weights(name)).weights
             load_weights(trained_tensors(self.model, parts, rates), weights, f"what stage {name} left")
-        self.model.to(self.accelerator.device)
+        if not self.cut:
+            self.model.to(self.accelerator.device)
 
     def _choose_bf16(self, name: str, stage: TrainStage, folder: RunFolder | None) -> bool:
         """The first rank decides for all; a stage that goes on keeps the precision that it began with."""
@@ -304,7 +311,9 @@ class _Run:
             self.say(f"precision of stage {name}: {precision_name(chosen)} ({reason})")
         return bool(broadcast_object_list([chosen])[0])
 
-    def _train(self, name: str, stage: TrainStage, what: CheckedStage, folder: RunFolder | None, log: Log) -> None:
+    def _train(
+        self, name: str, stage: TrainStage, what: CheckedStage, folder: RunFolder | None, log: Log, finished: list[str]
+    ) -> None:
         where = f"{self.recipe.source}: stages.{name}"
         bf16 = self._choose_bf16(name, stage, folder)
         if folder is not None:
@@ -322,7 +331,9 @@ class _Run:
         kept = folder.keeper(name, self.keep.get(name, ()), self._write_model) if folder is not None else None
         folders = self.path / "checkpoints"
         profiled = self.profile.update if self.profile is not None and folder is not None else None
-        around = Surroundings(self.accelerator, self.console, log, self.stopping, folders, self.able, kept, profiled)
+        around = Surroundings(
+            self.accelerator, self.console, log, self.stopping, folders, self.able, kept, profiled, self.recipe.parallel
+        )
         mine = stage.per_device_train_batch_size // self.share
         stage = stage.model_copy(update={"per_device_train_batch_size": mine})
         loop = StageLoop(name, stage, self.model, objective, around, seed=seed, bf16=bf16, where=where)
@@ -331,6 +342,14 @@ class _Run:
         if objective.features is not None:
             objective.features.report(name, self.accelerator)
         weights = result.weights
+        if self.cut:
+            # A model in parts is of this stage alone; what it learnt is gathered already.
+            del loop, objective
+            self._let_go()
+        if adapters and self.cut:
+            self._have_model(finished)
+            known = weights if folder is not None else None
+            adapters = attach_again(self.model, stage, self.able, where, derive_seed(seed, "adapters"), known)
         if adapters:
             if folder is not None:
                 write_whole(folder.adapters(name), lambda at: write_adapters(self.model, adapters, at), "an adapter")
@@ -346,9 +365,16 @@ class _Run:
             self._reconcile(name, folder)
             took, peak = short_time(result.seconds), short_bytes(result.peak_memory_bytes)
             self.say(f"stage {name} finished in {took}, peak memory so far {peak}")
+        if self.cut:
+            self._let_go()
         if self.accelerator.num_processes > 1:
             self.accelerator.free_memory()
         self.accelerator.wait_for_everyone()
+
+    def _let_go(self) -> None:
+        self.model, self.processor, self.able = None, None, set()
+        gc.collect()
+        give_back(self.accelerator.device)
 
     def _reconcile(self, name: str, folder: RunFolder) -> None:
         """A stage is finished when its weights are there; a crash may have come before it was written down."""

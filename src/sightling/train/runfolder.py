@@ -32,7 +32,8 @@ RESERVED = ("model", "stages", "checkpoints", "logs", "kept", "evaluation", "ada
 # What may change between two starts of one run: it decides what is shown and kept, not what is learnt.
 FREE = frozenset(
     {"description", "evaluate", "output_dir", "report_to", "logging_steps", "save_steps", "save_total_limit",
-     "dataloader_num_workers", "eval_steps", "per_device_eval_batch_size", "gradient_checkpointing", "features"}
+     "dataloader_num_workers", "eval_steps", "per_device_eval_batch_size", "gradient_checkpointing", "features",
+     "parallel"}
 )  # fmt: skip
 
 

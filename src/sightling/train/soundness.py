@@ -17,11 +17,13 @@ PATIENCE = 20
 class Soundness:
     """Looks at each update of a stage.
 
+    Attributes:
+        total: the stage's updates, set when they are planned.
+
     Args:
         stage: the stage, for what a message advises.
         parts: what could train, by name.
         rates: their learning rates; 0 for what is frozen.
-        total: the stage's updates.
         device: where losses are; on a CPU they are looked at at once, elsewhere when :meth:`check` is called.
         bf16: whether products are in bfloat16.
         where: the stage, for messages.
@@ -32,13 +34,13 @@ class Soundness:
         stage: TrainStage,
         parts: Mapping[str, nn.Module],
         rates: Mapping[str, float],
-        total: int,
         device: torch.device,
         bf16: bool,
         where: str,
     ) -> None:
-        self.stage, self.parts, self.total = stage, parts, total
+        self.stage, self.parts = stage, parts
         self.device, self.bf16, self.where = device, bf16, where
+        self.total = 0
         self._waiting = {part for part, rate in rates.items() if rate > 0}
         self._unsound = torch.full((), -1, device=device)
 

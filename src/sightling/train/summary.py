@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sightling.model.adapters import adapter_parameters, described
 from sightling.train.optimizers import Optimizers, short_number
+from sightling.train.parallel import local
 from sightling.train.progress import short_bytes, short_time
 
 
@@ -50,8 +51,8 @@ class Memory:
 
 
 def tensor_bytes(tensors: Any) -> int:
-    """Bytes of tensors, each counted once."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in {id(t): t for t in tensors}.values())
+    """Bytes that this process holds of tensors, each counted once."""
+    return sum(local(tensor).numel() * tensor.element_size() for tensor in {id(t): t for t in tensors}.values())
 
 
 def expected_memory(whole: nn.Module, optimizers: Optimizers) -> Memory:
@@ -88,18 +89,20 @@ def stage_table(
 class ActivationMeter:
     """Context that counts the bytes autograd keeps for the backward pass, each storage once.
 
-    Parameters are not counted: they are kept anyway. It changes no number.
+    Parameters are not counted: they are kept anyway. It changes no number. ``others``: storages that are not counted
+    either, which may become more in the meantime.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, others: Set[int] = frozenset()) -> None:
         self.size = 0
+        self._others = others
         # Not by address: tensors on the meta device have none.
-        self._seen = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+        self._seen = {local(parameter).untyped_storage()._cdata for parameter in module.parameters()}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept)
 
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen:
+        if storage._cdata not in self._seen and storage._cdata not in self._others:
             self._seen.add(storage._cdata)
             self.size += storage.nbytes()
         return tensor
