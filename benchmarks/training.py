@@ -157,6 +157,7 @@ def trainer_rates(rows: Rows, model: Any, batch_size: int, seconds: float, pad_i
     def collate(items: list[Any]) -> dict[str, torch.Tensor]:
         batch = padded(items, pad_id)
         counts.append(int(batch["attention_mask"].sum()))
+        batch["pixel_values"] = batch["pixel_values"].float() / 127.5 - 1
         return batch
 
     with tempfile.TemporaryDirectory() as folder:
