@@ -89,8 +89,8 @@ class Clock(TrainerCallback):
         control.should_training_stop = sum(self.steps) > self.seconds
 
 
-def trainer_rate(model: Any, rows: Rows, batch_size: int, seconds: float, pad_id: int) -> float:
-    """Samples per second of transformers' Trainer."""
+def trainer_steps(model: Any, rows: Rows, batch_size: int, seconds: float, collate: Any, bf16: bool) -> list[float]:
+    """Seconds of each step of transformers' Trainer, in so many seconds."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -102,18 +102,19 @@ def trainer_rate(model: Any, rows: Rows, batch_size: int, seconds: float, pad_id
             learning_rate=1e-4,
             remove_unused_columns=False,
             use_cpu=not torch.cuda.is_available(),
+            bf16=bf16,
             disable_tqdm=True,
         )
         clock = Clock(seconds)
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=rows,
-            data_collator=lambda items: padded(items, pad_id),
-            callbacks=[clock],
-        )
+        trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[clock])
         trainer.train()
-    return batch_size / statistics.median(clock.steps[1:])
+    return clock.steps
+
+
+def trainer_rate(model: Any, rows: Rows, batch_size: int, seconds: float, pad_id: int) -> float:
+    """Samples per second of transformers' Trainer."""
+    steps = trainer_steps(model, rows, batch_size, seconds, lambda items: padded(items, pad_id), bf16=False)
+    return batch_size / statistics.median(steps[1:])
 
 
 def our_rate(recipe: Path, folder: Path, seconds: float) -> float:

@@ -37,8 +37,6 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    Trainer,
-    TrainingArguments,
 )
 
 from sightling.model.build import build_model
@@ -48,7 +46,7 @@ from sightling.train.recipe import load_recipe
 from sightling.train.run import check_recipe
 from sightling.train.trackers import read_metrics
 from sightling.train.yamlfile import dump_yaml
-from throughput import Clock, Rows, padded
+from throughput import Rows, padded, trainer_steps
 
 MEAN, SIGMA = 230, 0.6
 """Of the captions' lengths, in tokens; the logarithm's standard deviation."""
@@ -160,25 +158,9 @@ def trainer_rates(rows: Rows, model: Any, batch_size: int, seconds: float, pad_i
         batch["pixel_values"] = batch["pixel_values"].float() / 127.5 - 1
         return batch
 
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=batch_size,
-            max_steps=10_000,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            learning_rate=1e-4,
-            remove_unused_columns=False,
-            use_cpu=not torch.cuda.is_available(),
-            bf16=bf16,
-            disable_tqdm=True,
-        )
-        clock = Clock(seconds)
-        trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[clock])
-        trainer.train()
+    steps = trainer_steps(model, rows, batch_size, seconds, collate, bf16)
     # The first step pays for what happens once; where it is the only one, it is all there is.
-    pairs = list(zip(counts, clock.steps, strict=False))
+    pairs = list(zip(counts, steps, strict=False))
     return [count / took for count, took in pairs[1:] or pairs]
 
 
