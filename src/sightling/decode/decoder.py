@@ -12,15 +12,15 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from sightling.decode.own import OwnDecoder
-from sightling.decode.products import HALF, KEPT
+from sightling.decode.products import BYTES, HALF, KEPT
 from sightling.decode.theirs import TheirDecoder
 from sightling.decode.weights import refusal
 from sightling.errors import UserError, nearest
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.spatial import Position
 
-STORED = {"own": KEPT, "own_float16": HALF}
-"""The own ways, by how they store the language model's matrices: as they are, or rounded to float16 for speed."""
+STORED = {"own": KEPT, "own_float16": HALF, "own_int8": BYTES}
+"""The own ways, by how they store the language model's matrices: as they are, or rounded for speed."""
 
 WAYS = ("auto", *STORED, "transformers")
 """What may be asked for; ``auto`` is ``own`` where the model can be decoded so, else ``transformers``."""

@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightling.decode.products import KEPT, Product
+from sightling.decode.products import BYTES, HALF, KEPT, Product
 from sightling.model.modeling import VisionLanguageModel
 
 FAMILIES = frozenset(
@@ -142,7 +142,8 @@ class Weights:
         with torch.inference_mode():
             self.layers = [self._layer(layer, number, config) for number, layer in enumerate(decoder.layers)]
             self.norm = _norm(decoder.norm)
-            self.head = Product([head], copied, stored)
+            # What int8 gives is rounded to bfloat16, and of 6,400 words' logits many would be equal then.
+            self.head = Product([head], copied, HALF if stored == BYTES else stored)
             self._seen = _state(model)
 
     def current(self, model: VisionLanguageModel) -> bool:

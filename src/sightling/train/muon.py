@@ -4,9 +4,10 @@ Source: Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/ ; 
 to AdamW's size is Liu et al. 2025, "Muon is Scalable for LLM Training" (arXiv 2502.16982), which
 ``torch.optim.Muon`` calls ``match_rms_adamw``: AdamW's learning rate and weight decay can be kept.
 
-The update is ``torch.optim.Muon``'s. Two things differ, for speed: matrices of one shape go through the
-iteration together, and on a CPU without instructions for bfloat16 it computes in float32 (bfloat16 is 5 to 6
-times slower there, and twice as fast where it has them, as measured on one machine of each kind).
+The update is ``torch.optim.Muon``'s. Three things differ, for speed: matrices of one shape go through the iteration
+together, processes that train one model share the matrices among them, and on a CPU without instructions for bfloat16
+it computes in float32 (bfloat16 is 5 to 6 times slower there, and twice as fast where it has them, as measured on one
+machine of each kind).
 
 Legend: ``K`` matrices, ``M`` rows, ``N`` columns, M <= N.
 """
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sightling.train.parallel import is_cut, local
+from sightling.train.shared_muon import in_shares, ranks
 
 A, B, C = 3.4445, -4.7750, 2.0315
 """Coefficients of the quintic iteration, chosen for the steepest slope at zero."""
@@ -89,17 +91,9 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            by_shape: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    sides = sorted(parameter.shape)
-                    # Of two that are cut, one that lies and one that stands have other rows.
-                    key = (parameter.device, parameter.dtype, *(parameter.shape if is_cut(parameter) else sides))
-                    by_shape[key].append(parameter)
-            for (_, _, rows, columns), parameters in by_shape.items():
-                at_once = max(1, MAX_ELEMENTS // (rows * columns))
-                for start in range(0, len(parameters), at_once):
-                    self._update(group, parameters[start : start + at_once])
+            learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameters in _together(learning):
+                self._update(group, parameters)
         return loss
 
     def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
@@ -111,16 +105,43 @@ class Muon(torch.optim.Optimizer):
             assert parameter.grad is not None
             momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
             updates.append(parameter.grad.lerp(momentum, group["momentum"]))
-        # Brings the root mean square of the update to 0.2, about that of an AdamW update.
-        scale = 0.2 * math.sqrt(max(parameters[0].shape))
-        if is_cut(parameters[0]):
-            from sightling.train.sharded_muon import in_turns
-
-            dtype = iteration_dtype(parameters[0].device)
-            done = in_turns(updates, lambda whole: orthogonal(whole, group["ns_steps"]), dtype)
-        else:
-            done = orthogonal(updates, group["ns_steps"])
+        done = self._orthogonal(updates, group["ns_steps"])
         for parameter, update in zip(parameters, done, strict=True):
+            # Brings the root mean square of the update to 0.2, about that of an AdamW update.
+            scale = 0.2 * math.sqrt(max(parameter.shape))
             own = local(parameter)
             own.mul_(1 - group["lr"] * group["weight_decay"])
             own.add_(update, alpha=-group["lr"] * scale)
+
+    @staticmethod
+    def _orthogonal(updates: list[Tensor], steps: int) -> list[Tensor]:
+        dtype = iteration_dtype(updates[0].device)
+
+        def alike(some: list[Tensor]) -> list[Tensor]:
+            return orthogonal(some, steps)
+
+        if is_cut(updates[0]):
+            from sightling.train.sharded_muon import in_turns
+
+            return in_turns(updates, alike, dtype)
+        return in_shares(updates, alike, dtype) if ranks() > 1 else alike(updates)
+
+
+def _together(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+    """What is computed at once: matrices of one shape; where processes share the work, of all shapes."""
+    spread = ranks() > 1
+    groups: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
+    for parameter in parameters:
+        # Of two that are cut, one that lies and one that stands have other rows.
+        shape: Any = parameter.shape if is_cut(parameter) else () if spread else sorted(parameter.shape)
+        groups[(parameter.device, parameter.dtype, *shape)].append(parameter)
+    found: list[list[Tensor]] = []
+    for group in groups.values():
+        held = MAX_ELEMENTS
+        for parameter in group:
+            if held + parameter.numel() > MAX_ELEMENTS:
+                found.append([])
+                held = 0
+            found[-1].append(parameter)
+            held += parameter.numel()
+    return found
