@@ -19,14 +19,16 @@ def drawn(*widths: int, bias: bool = True) -> list[nn.Linear]:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("stored, copied, near", [(KEPT, True, 1e-6), (KEPT, False, 1e-6), (HALF, True, 1e-3), (BYTES, True, 2e-2)])
+@pytest.mark.parametrize(
+    "stored, copied, near", [(KEPT, True, 1e-6), (KEPT, False, 1e-6), (HALF, True, 1e-3), (BYTES, True, 2e-2)]
+)
 def test_side_by_side(stored: str, copied: bool, near: float, bias: bool) -> None:
     def far(found: torch.Tensor, expected: torch.Tensor) -> float:
         return float((found - expected).norm() / expected.norm())
 
     several, (one,) = drawn(32, 16, 16, bias=bias), drawn(64, bias=bias)
     with torch.inference_mode():
-        for rows in (1, 7):
+        for rows in (1, 7, 40):
             x, to = torch.randn(rows, 48), torch.randn(rows, 64)
             assert far(Product(several, copied, stored)(x), torch.cat([layer(x) for layer in several], -1)) < near
             assert far(Product([one], copied, stored).added(to, x), to + one(x)) < near

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from toy import ToyModel, toy_recipe
 
-from sightling.train.muon import Muon, orthogonalise
+from sightling.train.muon import Muon, iteration_flops, orthogonal, orthogonalise
 from sightling.train.optimizers import Optimizers, build_optimizers, parameter_kinds, short_number
 from sightling.train.recipe import TrainStage
 from sightling.train.summary import expected_memory
@@ -57,6 +58,27 @@ def test_orthogonalise_takes_each_matrix_by_itself() -> None:
     alone = torch.cat([orthogonalise(matrix[None]) for matrix in matrices])
     assert torch.allclose(orthogonalise(matrices), alone, atol=1e-6)
     assert orthogonalise(torch.zeros(1, 3, 4)).abs().max() == 0
+
+
+@pytest.mark.parametrize("rows, columns", [(16, 64), (24, 48), (1, 7)])
+def test_steps_on_the_short_side_give_what_steps_on_all_give(
+    rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sightling.train.muon.iteration_dtype", lambda device: torch.float32)
+    x_KMN = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(0))
+    # Singular values from 1 down to what float32's products with themselves nearly lose.
+    x_KMN[1] *= torch.logspace(0, -4, rows)[:, None]
+    short = orthogonalise(x_KMN)
+    monkeypatch.setattr("sightling.train.muon.WIDE", columns + 1)
+    torch.testing.assert_close(short, orthogonalise(x_KMN), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (48, 24), (8, 12), (9, 9)])
+def test_operations_are_counted_as_they_are_done(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightling.train.muon.iteration_dtype", lambda device: torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        orthogonal([torch.ones(shape)])
+    assert counter.get_total_flops() == iteration_flops(shape, 5, torch.float32)
 
 
 def test_updates_are_those_of_torch() -> None:

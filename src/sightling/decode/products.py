@@ -24,6 +24,9 @@ KEPT, HALF, BYTES = "kept", "float16", "int8"
 LARGEST = 127
 """Of the whole numbers that a channel's weights are rounded to."""
 
+FEW = 32
+"""Rows up to which the kernel for whole numbers is the faster one."""
+
 
 class Product:
     """What linear layers that read the same input give, side by side.
@@ -90,5 +93,8 @@ def whole_numbers(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bytes(whole_NK: Tensor, scale_N: Tensor, bias_N: Tensor | None, x_RK: Tensor) -> Tensor:
+    if x_RK.shape[0] > FEW:
+        # A prompt: the matrix is widened once for all of it.
+        return F.linear(x_RK, whole_NK.float().mul_(scale_N.float()[:, None]), bias_N)
     y_RN = torch._weight_int8pack_mm(x_RK.to(torch.bfloat16), whole_NK, scale_N).float()
     return y_RN if bias_N is None else y_RN.add_(bias_N)

@@ -202,7 +202,7 @@ def plan_recipe(recipe: Recipe, *, threads: int = 1, share: int = 1, probe_secon
     if probe_seconds > 0 and plans:
         probe = Probe(device, probe_seconds)
         probe.time([dry.operations for dry in ran])
-        updates = [probe.optimizer_seconds(dry.optimizers) for dry in ran]
+        updates = [probe.optimizer_seconds(dry.optimizers, share) for dry in ran]
         plans = [_timed(*each, share, probe) for each in zip(plans, ran, updates, strict=True)]
         rates = {str(dtype).removeprefix("torch."): rate for dtype, rate in probe.rate.items()}
         waiting, timed = probe.waiting, probe.measured
@@ -269,7 +269,7 @@ def _stage(
         steps=steps,
         batch=size,
         flops=flops * a_step // len(sampled.batches),
-        optimizer_flops=muon_flops(optimizers) * share,
+        optimizer_flops=muon_flops(optimizers, device),
         precision=precision_name(bf16),
         precision_reason=choice.reason,
         sampled=0 if sampled.note else len(sampled.batches),

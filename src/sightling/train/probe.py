@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten
 
 from sightling.train.dry import Operation, Shape, aten
-from sightling.train.muon import Muon
+from sightling.train.muon import Muon, iteration_dtype, iteration_flops
 from sightling.train.optimizers import Optimizers
 
 LARGEST = 2_000_000_000
@@ -171,8 +171,11 @@ class Probe:
 
     # ---- optimizers
 
-    def optimizer_seconds(self, optimizers: Optimizers) -> float:
-        """One update: the gradients' norm, clipping, and the optimizers, on fewer parameters of the same shapes."""
+    def optimizer_seconds(self, optimizers: Optimizers, share: int = 1) -> float:
+        """One update: the gradients' norm, clipping, and the optimizers, on fewer parameters of the same shapes.
+
+        ``share`` processes divide Muon's matrices among them.
+        """
         groups = optimizers.inner
         adam = [p for group in groups["adamw"].param_groups for p in group["params"]] if "adamw" in groups else []
         muon = [p for group in groups["muon"].param_groups for p in group["params"]] if "muon" in groups else []
@@ -182,7 +185,7 @@ class Probe:
         for parameter in muon:
             by_shape[min(parameter.shape), max(parameter.shape)] += 1
         for (rows, columns), count in by_shape.items():
-            whole += self._muon_seconds(rows, columns, count)
+            whole += self._muon_seconds(rows, columns, count) / share
         return whole * self.waiting
 
     def _parameters(self, shapes: Iterable[tuple[int, ...]]) -> list[nn.Parameter]:
@@ -254,12 +257,8 @@ def _update(parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> N
     optimizer.step()
 
 
-def muon_flops(optimizers: Optimizers, iterations: int = 5) -> int:
-    """Floating-point operations of Muon's iterations in one update: three products each."""
-    whole = 0
-    for group in optimizers.inner["muon"].param_groups if "muon" in optimizers.inner else ():
-        for parameter in group["params"]:
-            rows, columns = min(parameter.shape), max(parameter.shape)
-            whole += iterations * (4 * rows * rows * columns + 2 * rows**3)
-    return whole
-
+def muon_flops(optimizers: Optimizers, device: torch.device) -> int:
+    """Floating-point operations of Muon's iterations in one update, over all processes, which share them."""
+    dtype = iteration_dtype(device)
+    groups = optimizers.inner["muon"].param_groups if "muon" in optimizers.inner else ()
+    return sum(iteration_flops(one.shape, group["ns_steps"], dtype) for group in groups for one in group["params"])
