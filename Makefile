@@ -30,8 +30,9 @@ lint: install  ## style and types
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
-bench: install  ## training and decoding against transformers, in one run on this machine
+bench: install  ## training and decoding against transformers, each in one run on this machine
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/decoding.py
 
 docs: install  ## check that the documents tell what exists: commands, keys, files, links

@@ -76,7 +76,8 @@ class Clock(TrainerCallback):
     """Seconds of each step, and a stop when the time is over."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.steps = seconds, []
+        self.seconds = seconds
+        self.steps: list[float] = []
         self.started = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
