@@ -339,18 +339,20 @@ def test_a_plan_counts_bits_and_scales(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(preparing, "MICRO_BATCHES", 1)
     kit.tokenizer().save_pretrained(tmp_path / "words")
     section = {**kit.section(), "tokenizer": {"pretrained": str(tmp_path / "words")}}
-    told = real_recipe().to_dict()
+    adapter = {"type": "lora", "r": 2, "quantize": "nf4", "double_quantize": True}
+    told = real_recipe(train={"language_model": adapter}).to_dict()
     stage = told["stages"]["one"]
     stages = {"one": stage, "two": {**stage, "train": {"language_model": True}}}
     recipe = parse_recipe({**told, "model": section, "stages": stages}, "r.yaml")
     plans = plan_recipe(recipe, probe_seconds=0).stages
-    model, _ = set_up(quantize="nf4")
+    model, _ = set_up(quantize="nf4", double_quantize=True)
     of = [*model.language_model.parameters(), *model.language_model.buffers()]
     parts = [next(part for part in plan.parts if part.name == "language_model") for plan in plans]
     assert parts[0].weights == tensor_bytes(of)
     floats = sum(layer.out_features * layer.in_features for layer in model.modules()
                  if isinstance(layer, QuantisedLinear))  # fmt: skip
-    assert parts[1].weights - parts[0].weights > 0.8 * 4 * floats - parts[0].gradients
-    adapter = sum(one.numel() for one in adapter_parameters(model))
-    assert parts[0].trained == adapter and parts[0].parameters == parts[1].parameters + adapter
+    # These matrices are so small that what is held once for each of them counts.
+    assert parts[1].weights - parts[0].weights > 0.5 * 4 * floats
+    learning = sum(one.numel() for one in adapter_parameters(model))
+    assert parts[0].trained == learning and parts[0].parameters == parts[1].parameters + learning
     assert plans[0].flops < plans[1].flops and plans[0].memory.weights < plans[1].memory.weights

@@ -29,6 +29,9 @@ BEFORE = "base_model.model."
 
 WEIGHTS = "adapter_model.safetensors"
 
+QUANTIZE, DOUBLE = "quantize", "double_quantize"
+"""In the header of that file where the adapter learnt over a quantised base: how it was rounded. PEFT reads past it."""
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -222,7 +225,8 @@ def plain(model: nn.Module) -> Iterator[None]:
 def write(adapter: Adapter, module: nn.Module, folder: Path) -> None:
     """Write an attached adapter in PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    ``PeftModel.from_pretrained`` puts it around the model that it was trained on.
+    ``PeftModel.from_pretrained`` puts it around the model that it was trained on; where that was quantised, around the
+    floats before, which are near it.
 
     Args:
         adapter: the adapter.
@@ -235,8 +239,13 @@ def write(adapter: Adapter, module: nn.Module, folder: Path) -> None:
     holder.peft_config = {NAME: adapter.config}
     tensors = get_peft_model_state_dict(holder, adapter_name=NAME, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
+    header = {"format": "pt"}
+    for layer in adapted_layers(module).values():
+        base = layer.get_base_layer()
+        if isinstance(base, QuantisedLinear):
+            header |= {QUANTIZE: base.kind, DOUBLE: str(base.doubly).lower()}
     save_file({f"{BEFORE}{key}": tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
-              folder / WEIGHTS, metadata={"format": "pt"})  # fmt: skip
+              folder / WEIGHTS, metadata=header)  # fmt: skip
     config = copy.copy(adapter.config)
     config.target_modules, config.inference_mode = list(adapter.names), True
     config.save_pretrained(str(folder))

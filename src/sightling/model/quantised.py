@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from copy import deepcopy
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LIBRARY = "bitsandbytes"
+
+KINDS = ("nf4", "fp4", "int8")
+"""How a matrix may be rounded."""
 
 BLOCK = 64
 """Weights that share a scale, as in the paper."""
@@ -29,16 +31,6 @@ SCALES = 256
 def available() -> bool:
     """Whether bitsandbytes is installed."""
     return find_spec(LIBRARY) is not None
-
-
-@cache
-def _levels() -> Tensor:
-    """The 256 values of a scale that is rounded."""
-    from bitsandbytes import functional
-
-    # Where a model is planned, what is made anew would have no values, now and ever after.
-    with torch.device("cpu"):
-        return functional.create_dynamic_map()
 
 
 def _round(weight: Tensor, kind: str, double: bool) -> dict[str, Tensor]:
@@ -56,9 +48,10 @@ def _round(weight: Tensor, kind: str, double: bool) -> dict[str, Tensor]:
     if not double:
         return {"scales": state.absmax, "packed": packed}
     mean = state.absmax.mean()
-    levels = _levels().to(weight.device)
+    # Given and held, though always the same: bitsandbytes would keep the first for all, even one without values.
+    levels = functional.create_dynamic_map().to(weight.device)
     scales, second = functional.quantize_blockwise(state.absmax - mean, code=levels, blocksize=SCALES)
-    return {"mean": mean, "scales_of_scales": second.absmax, "scales": scales, "packed": packed}
+    return {"mean": mean, "levels": levels, "scales_of_scales": second.absmax, "scales": scales, "packed": packed}
 
 
 class QuantisedLinear(nn.Linear):
@@ -78,7 +71,7 @@ class QuantisedLinear(nn.Linear):
         # Not nn.Linear's, which would make a matrix.
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.kind, self.double = kind, double
+        self.kind, self.doubly = kind, double
         weight = layer.weight.detach()
         for name, held in _round(weight.float(), kind, double).items():
             self.register_parameter(name, nn.Parameter(held, requires_grad=False))
@@ -96,18 +89,21 @@ class QuantisedLinear(nn.Linear):
         """The matrix in ``dtype``: what the bits and scales say, rounded once."""
         from bitsandbytes import functional
 
-        scales, packed = self.get_parameter("scales").detach(), self.get_parameter("packed").detach()
+        scales, packed = self._held("scales"), self._held("packed")
         if self.kind == "int8":
             return functional.int8_vectorwise_dequant(packed, scales).to(dtype)
-        if self.double:
-            second, levels = self.get_parameter("scales_of_scales").detach(), _levels().to(scales.device)
+        if self.doubly:
+            second, levels = self._held("scales_of_scales"), self._held("levels")
             scales = functional.dequantize_blockwise(scales, absmax=second, code=levels, blocksize=SCALES)
-            scales = scales + self.get_parameter("mean").detach()
+            scales = scales + self._held("mean")
         state = functional.QuantState(
             scales, shape=torch.Size((len(scales), BLOCK)), dtype=dtype, blocksize=BLOCK, quant_type=self.kind
         )
         flat = functional.dequantize_4bit(packed, state).flatten()
         return flat[: self.out_features * self.in_features].view(self.out_features, self.in_features)
+
+    def _held(self, name: str) -> Tensor:
+        return self.get_parameter(name).detach()
 
     def forward(self, input: Tensor) -> Tensor:
         """As the layer that it took the place of, under autocast, too. The bias gets no gradient."""
@@ -117,7 +113,7 @@ class QuantisedLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         """For a person."""
-        return f"{super().extra_repr()}, kind={self.kind}, double={self.double}"
+        return f"{super().extra_repr()}, kind={self.kind}, doubly={self.doubly}"
 
     def plain(self, weight: Tensor) -> nn.Linear:
         """A layer of the kind that this one took the place of, with this bias and the given matrix."""

@@ -48,10 +48,17 @@ def attach_adapters(
                     f"{where}.train.{part}: {name} has a row of zeros, which DoRA cannot scale; "
                     "train it in full first, or leave use_dora out"
                 )
+    attached = []
     for part, lora in told.items():
-        if lora.quantize is not None:
+        if lora.quantize is not None and lora.use_dora:
+            # It begins with the sizes of the rows that it changes, which are the rounded ones.
             quantise(parts[part], names[part], lora.quantize, lora.double_quantize)
-    return [adapters.attach(part, parts[part], names[part], lora.options()) for part, lora in told.items()]
+        attached.append(adapters.attach(part, parts[part], names[part], lora.options()))
+        if lora.quantize is not None and not lora.use_dora:
+            # PEFT asks each layer for its matrix several times, which a quantised one makes anew.
+            inner = [f"{name}.base_layer" for name in names[part]]
+            quantise(parts[part], inner, lora.quantize, lora.double_quantize)
+    return attached
 
 
 def _check_unshared(
