@@ -48,8 +48,11 @@ def _round(weight: Tensor, kind: str, double: bool) -> dict[str, Tensor]:
     if not double:
         return {"scales": state.absmax, "packed": packed}
     mean = state.absmax.mean()
-    # Given and held, though always the same: bitsandbytes would keep the first for all, even one without values.
-    levels = functional.create_dynamic_map().to(weight.device)
+    # Given and held, though always the same: bitsandbytes would keep the first for all, even one without values. It
+    # reckons them out, which needs values where a model is planned, too.
+    with torch.device("cpu"):
+        levels = functional.create_dynamic_map()
+    levels = levels.to(weight.device)
     scales, second = functional.quantize_blockwise(state.absmax - mean, code=levels, blocksize=SCALES)
     return {"mean": mean, "levels": levels, "scales_of_scales": second.absmax, "scales": scales, "packed": packed}
 
