@@ -17,6 +17,8 @@ import sightling
 from sightling import cli
 from sightling.interop.adapters import _logits, merge
 from sightling.loading import quiet
+from sightling.model.adapters import adapted_layers, attach, write
+from sightling.model.quantised import quantise
 
 INSIDE = r"language_model\..*\.(q|v)_proj"
 
@@ -62,6 +64,26 @@ def test_merged_it_says_what_it_said(tmp_path: Path, base: Path, told: dict[str,
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, own[name])}
     beside = {name for name in changed if name.startswith("connector.")}
     assert len(changed - beside) == 4 and bool(beside) is ("modules_to_save" in told)
+
+
+def test_an_adapter_of_a_rounded_base_says_how_far_it_is_from_there(
+    tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, processor = sightling.load(base, device="cpu")
+    part = model.language_model
+    names = [name for name, _ in part.named_modules() if name.endswith(("q_proj", "v_proj"))]
+    quantise(part, names, "nf4", True)
+    learnt = attach("language_model", part, names, {"r": 2})
+    for layer in adapted_layers(part).values():
+        kit.stir(layer.lora_B, 1)
+    write(learnt, part, tmp_path / "adapter")
+    code, out, err = outcome(capsys, "merge", tmp_path / "adapter", base, "--output", tmp_path / "out")
+    assert (code, err) == (0, "")
+    sentence = r"learnt over weights in nf4, so this model is near that one, not it: logits differ by up to (\S+)"
+    told = re.search(sentence, out)
+    merged, _ = sightling.load(tmp_path / "out", device="cpu")
+    apart = (_logits(merged, processor) - _logits(model, processor)).abs().max()
+    assert told and float(told[1]) == pytest.approx(float(apart), rel=1e-2) and apart > 1e-3
 
 
 def test_a_base_in_bfloat16_is_merged_in_float32_and_stays_bfloat16(

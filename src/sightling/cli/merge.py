@@ -26,3 +26,6 @@ def merge(
         f"largest difference of logits between merged and unmerged on a sample prompt: {done.difference:.3g} "
         f"(logits reach {done.largest:.3g}; weights are {str(done.dtype).removeprefix('torch.')})"
     )
+    if done.quantize:
+        far = "" if done.apart is None else f": logits differ by up to {done.apart:.3g}"
+        typer.echo(f"the adapter learnt over weights in {done.quantize}, so this model is near that one, not it{far}")

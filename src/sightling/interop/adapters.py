@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,7 +21,8 @@ from sightling.errors import UserError, nearest
 from sightling.interop.writing import check_target, save
 from sightling.loading import load, quiet
 from sightling.model import VisionLanguageModel, VisionLanguageProcessor
-from sightling.model.adapters import BEFORE, WEIGHTS
+from sightling.model.adapters import BEFORE, DOUBLE, QUANTIZE, WEIGHTS
+from sightling.model.quantised import KINDS, available, rounded
 from sightling.train.checkpoint import load_weights
 
 CONFIG = "adapter_config.json"
@@ -41,12 +42,17 @@ class Merged:
         difference: the largest difference of logits between the merged and the unmerged model on a sample prompt.
         largest: the largest of those logits, in size.
         dtype: what the merged weights are held in.
+        quantize: how the base was rounded that the adapter learnt over; empty where it was not.
+        apart: the largest difference of logits between the merged model and the one that learnt, over the rounded base;
+            None where it was not rounded, or bitsandbytes is not here to round it again.
     """
 
     matrices: int
     difference: float
     largest: float
     dtype: torch.dtype
+    quantize: str = ""
+    apart: float | None = None
 
 
 def merge(adapter: str | os.PathLike[str], base: str | os.PathLike[str], target: str | os.PathLike[str]) -> Merged:
@@ -79,13 +85,37 @@ def merge(adapter: str | os.PathLike[str], base: str | os.PathLike[str], target:
     tensors = dict([*plain.named_parameters(), *plain.named_buffers()])
     for name, tensor in tensors.items():
         tensor.data = tensor.data.to(held[name]).to(tensor.dtype)
-    difference = (_logits(plain, processor) - unmerged).abs().max()
+    merged = _logits(plain, processor)
+    difference = (merged - unmerged).abs().max()
     for name, tensor in tensors.items():
         tensor.data = tensor.data.to(held[name])
     with quiet():
         save(plain, processor, place)
     matrices = len({name.rsplit(".lora_", 1)[0] for name in weights if ".lora_" in name})
-    return Merged(matrices, float(difference), float(unmerged.abs().max()), plain.dtype)
+    dtype, (kind, double), apart = plain.dtype, _quantised(folder), None
+    # One model at a time.
+    del model, wrapped, plain, tensors, tensor
+    if kind and available():
+        over = _logits(_around(_over(base, weights, kind, double), config, weights, folder, base), processor)
+        apart = float((merged - over).abs().max())
+    return Merged(matrices, float(difference), float(unmerged.abs().max()), dtype, kind, apart)
+
+
+def _quantised(folder: Path) -> tuple[str, bool]:
+    """How the base was rounded that an adapter of ours learnt over, and whether its scales were, too."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        told = file.metadata() or {}
+    kind = told.get(QUANTIZE, "")
+    return kind if kind in KINDS else "", told.get(DOUBLE) == "true"
+
+
+def _over(base: Any, weights: Mapping[str, Tensor], kind: str, double: bool) -> VisionLanguageModel:
+    """The base in float32 as an adapter learnt over it: the matrices that it is of are rounded."""
+    model = load(base, device="cpu")[0].float()
+    for name in sorted({key.removeprefix(BEFORE).split(".lora_")[0] for key in weights if ".lora_" in key}):
+        weight = model.get_parameter(f"{name}.weight")
+        weight.data = rounded(weight, kind, double)
+    return model
 
 
 def read(folder: Path) -> tuple[Any, dict[str, Tensor]]:

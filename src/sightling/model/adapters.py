@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sightling.errors import UserError, nearest
+from sightling.model.quantised import QuantisedLinear
 
 NAME = "default"
 """What PEFT calls the one adapter of a layer."""
@@ -27,6 +28,9 @@ BEFORE = "base_model.model."
 """What stands before every name in PEFT's files."""
 
 WEIGHTS = "adapter_model.safetensors"
+
+QUANTIZE, DOUBLE = "quantize", "double_quantize"
+"""In the header of that file where the adapter learnt over a quantised base: how it was rounded. PEFT reads past it."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +152,15 @@ def adapter_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def described(module: nn.Module) -> str:
-    """For a person: the adapter of a part, such as ``"LoRA, r 8, of 14 matrices"``; ``""`` where there is none."""
+    """For a person: the adapter of a part, such as ``"LoRA, r 8, of 14 matrices in nf4"``; ``""`` if there is none."""
     layers = list(adapted_layers(module).values())
     if not layers:
         return ""
     method = "DoRA" if any(len(layer.lora_magnitude_vector) for layer in layers) else "LoRA"
     many = "1 matrix" if len(layers) == 1 else f"{len(layers)} matrices"
-    return f"{method}, r {layers[0].r[NAME]}, of {many}"
+    base = layers[0].get_base_layer()
+    held = f" in {base.kind}" if isinstance(base, QuantisedLinear) else ""
+    return f"{method}, r {layers[0].r[NAME]}, of {many}{held}"
 
 
 def rest(module: nn.Module) -> None:
@@ -165,8 +171,11 @@ def rest(module: nn.Module) -> None:
 
 
 def _merged(layer: Any) -> Tensor:
-    """The weight of an adapted layer with the adapter in it, computed in float32."""
+    """The weight of an adapted layer with the adapter in it, computed in float32. A quantised one is as it is made."""
     alone = copy.deepcopy(layer).float()
+    base = alone.get_base_layer()
+    if isinstance(base, QuantisedLinear):
+        alone.base_layer = base.plain(base.weight).float()
     alone.merge(safe_merge=True)
     return alone.get_base_layer().weight.detach()
 
@@ -175,18 +184,23 @@ def _merged(layer: Any) -> Tensor:
 def merge(model: nn.Module) -> None:
     """Put all adapters into the weights that they are of: the model is a plain one again, with the parameters it had.
 
-    Sums are made in float32, whatever the weights are held in.
+    Sums are made in float32, whatever the weights are held in. What was quantised is a float again, with the weights
+    that the adapter learnt to change: the rounded ones, not those before.
     """
     for name, layer in adapted_layers(model).items():
         base = layer.get_base_layer()
-        base.weight.copy_(_merged(layer))
+        if isinstance(base, QuantisedLinear):
+            base = base.give_back(_merged(layer))
+        else:
+            base.weight.copy_(_merged(layer))
         model.set_submodule(name, base)
 
 
 def detach(model: nn.Module) -> None:
-    """Take all adapters off: the model is the one that they were put around."""
+    """Take all adapters off: the model is the one that they were put around, quantised weights rounded."""
     for name, layer in adapted_layers(model).items():
-        model.set_submodule(name, layer.get_base_layer())
+        base = layer.get_base_layer()
+        model.set_submodule(name, base.give_back(base.weight) if isinstance(base, QuantisedLinear) else base)
 
 
 @contextmanager
@@ -194,9 +208,13 @@ def plain(model: nn.Module) -> Iterator[None]:
     """While it lasts, the model is what :func:`merge` would make of it; afterwards it is as it was, bit for bit."""
     layers = adapted_layers(model)
     for name, layer in layers.items():
-        base = copy.deepcopy(layer.get_base_layer())
-        base.weight.data = _merged(layer).to(base.weight.dtype)
-        model.set_submodule(name, base)
+        base = layer.get_base_layer()
+        if isinstance(base, QuantisedLinear):
+            alone: nn.Module = base.plain(_merged(layer))
+        else:
+            alone = copy.deepcopy(base)
+            alone.weight.data = _merged(layer).to(base.weight.dtype)
+        model.set_submodule(name, alone)
     try:
         yield
     finally:
@@ -207,7 +225,8 @@ def plain(model: nn.Module) -> Iterator[None]:
 def write(adapter: Adapter, module: nn.Module, folder: Path) -> None:
     """Write an attached adapter in PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    ``PeftModel.from_pretrained`` puts it around the model that it was trained on.
+    ``PeftModel.from_pretrained`` puts it around the model that it was trained on; where that was quantised, around the
+    floats before, which are near it.
 
     Args:
         adapter: the adapter.
@@ -220,8 +239,13 @@ def write(adapter: Adapter, module: nn.Module, folder: Path) -> None:
     holder.peft_config = {NAME: adapter.config}
     tensors = get_peft_model_state_dict(holder, adapter_name=NAME, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
+    header = {"format": "pt"}
+    for layer in adapted_layers(module).values():
+        base = layer.get_base_layer()
+        if isinstance(base, QuantisedLinear):
+            header |= {QUANTIZE: base.kind, DOUBLE: str(base.doubly).lower()}
     save_file({f"{BEFORE}{key}": tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
-              folder / WEIGHTS, metadata={"format": "pt"})  # fmt: skip
+              folder / WEIGHTS, metadata=header)  # fmt: skip
     config = copy.copy(adapter.config)
     config.target_modules, config.inference_mode = list(adapter.names), True
     config.save_pretrained(str(folder))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sightling.errors import UserError
 from sightling.model import adapters
+from sightling.model.quantised import quantise, rounded
 from sightling.train.checkpoint import load_weights
 from sightling.train.order import seed_everything
 from sightling.train.recipe import Trains, TrainStage
@@ -22,7 +23,8 @@ def attach_adapters(
     """Put around each part the adapter that its stage gives it; the same for the same seed.
 
     Raises:
-        UserError: an adapter of what a part has not, or DoRA of a matrix with a row of zeros.
+        UserError: an adapter of what a part has not, DoRA of a matrix with a row of zeros, or a matrix to quantise that
+            another layer shares.
     """
     told = train.adapters()
     if not told:
@@ -31,16 +33,49 @@ def attach_adapters(
     parts = model_parts(model)
     # All of them before the first, so that a model whose stage is refused stays as it is.
     names = {part: adapter_targets(model, parts, part, able, where, train) for part in told}
-    for part in (part for part, lora in told.items() if lora.use_dora):
+    _check_unshared(model, parts, names, {part for part, lora in told.items() if lora.quantize is not None}, where)
+    for part, lora in ((part, lora) for part, lora in told.items() if lora.use_dora):
         for name in names[part]:
             weight = parts[part].get_parameter(f"{name}.weight").detach()
+            if weight.is_meta:
+                continue
+            if lora.quantize is not None:
+                # A row that is small beside its neighbours may be rounded to zeros.
+                weight = rounded(weight, lora.quantize, lora.double_quantize)
             # A fresh model's last matrices are such; the size of a row is divided by.
-            if not weight.is_meta and not bool(weight.any(dim=1).all()):
+            if not bool(weight.any(dim=1).all()):
                 raise UserError(
                     f"{where}.train.{part}: {name} has a row of zeros, which DoRA cannot scale; "
                     "train it in full first, or leave use_dora out"
                 )
-    return [adapters.attach(part, parts[part], names[part], lora.options()) for part, lora in told.items()]
+    attached = []
+    for part, lora in told.items():
+        if lora.quantize is not None and lora.use_dora:
+            # It begins with the sizes of the rows that it changes, which are the rounded ones.
+            quantise(parts[part], names[part], lora.quantize, lora.double_quantize)
+        attached.append(adapters.attach(part, parts[part], names[part], lora.options()))
+        if lora.quantize is not None and not lora.use_dora:
+            # PEFT asks each layer for its matrix several times, which a quantised one makes anew.
+            inner = [f"{name}.base_layer" for name in names[part]]
+            quantise(parts[part], inner, lora.quantize, lora.double_quantize)
+    return attached
+
+
+def _check_unshared(
+    model: nn.Module, parts: Mapping[str, nn.Module], names: Mapping[str, list[str]], quantised: set[str], where: str
+) -> None:
+    """A matrix that is freed must be nobody else's."""
+    owners: dict[int, int] = {}
+    for module in model.modules() if quantised else ():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    for part in quantised:
+        for name in names[part]:
+            if owners[id(parts[part].get_parameter(f"{name}.weight"))] > 1:
+                raise UserError(
+                    f"{where}.train.{part}.quantize: {name} shares its weight with another layer, which would lose it; "
+                    "name it in exclude_modules, or leave quantize out"
+                )
 
 
 def attach_again(

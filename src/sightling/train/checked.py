@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sightling.errors import UserError
+from sightling.model.quantised import LIBRARY, available
 from sightling.parts import Part, make, validate
 from sightling.train.objectives import OBJECTIVES, Objective
 from sightling.train.recipe import Recipe, StepStage, TrainStage
@@ -45,6 +46,7 @@ def check_recipe(recipe: Recipe) -> dict[str, CheckedStage | StageStep]:
             options = validate(objective.Options, told, f"{where}.objective")
             objective.check_model(recipe.model, f"{where}.objective")
             _check_features(stage, objective, options, where)
+            _check_quantised(stage, where)
             checked[name] = CheckedStage(objective, options, make(objective.sources, stage.data, f"{where}.data"))
     return checked
 
@@ -58,3 +60,12 @@ def _check_features(stage: TrainStage, objective: type[Objective], options: Part
             "encoder; freeze it, or set features.cache to false"
         )
     objective.check_features(options, where)
+
+
+def _check_quantised(stage: TrainStage, where: str) -> None:
+    for part, lora in stage.train.adapters().items():
+        if lora.quantize is not None and not available():
+            raise UserError(
+                f"{where}.train.{part}.quantize needs {LIBRARY}, which is not installed; "
+                'run: pip install "sightling[qlora]"'
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from sightling.parts import Part
@@ -35,7 +35,8 @@ class Lora(Part):
     """A low-rank adapter of one part, in the names of PEFT's ``LoraConfig``; ``learning_rate`` is ours.
 
     Source of the methods: LoRA (Hu et al. 2021, arXiv:2106.09685), ``use_dora`` (Liu et al. 2024, arXiv:2402.09353),
-    ``use_rslora`` (Kalajdzievski 2023, arXiv:2312.03732).
+    ``use_rslora`` (Kalajdzievski 2023, arXiv:2312.03732), ``quantize`` and ``double_quantize``, which are ours, too:
+    QLoRA (Dettmers et al. 2023, arXiv:2305.14314).
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -49,13 +50,23 @@ class Lora(Part):
     use_rslora: bool = False
     use_dora: bool = False
     init_lora_weights: Literal[True, "gaussian"] = True
+    quantize: Literal["nf4", "fp4", "int8"] | None = None
+    double_quantize: bool = False
     learning_rate: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _scales_in_blocks(self) -> Lora:
+        if self.double_quantize and self.quantize not in ("nf4", "fp4"):
+            raise ValueError("double_quantize rounds the scales of 4 bits; say quantize: nf4 or fp4, or leave it out")
+        return self
 
     @property
     def label(self) -> str:
-        """For a person: the method and its rank."""
-        return f"{'DoRA' if self.use_dora else 'LoRA'}, r {self.r}"
+        """For a person: the method, its rank, and in what its matrices are held."""
+        held = f", in {self.quantize}" if self.quantize else ""
+        return f"{'DoRA' if self.use_dora else 'LoRA'}, r {self.r}{held}"
 
     def options(self) -> dict[str, Any]:
         """For PEFT's ``LoraConfig``, but which modules it is for."""
-        return self.model_dump(exclude={"type", "target_modules", "exclude_modules", "learning_rate"})
+        ours = {"type", "target_modules", "exclude_modules", "quantize", "double_quantize", "learning_rate"}
+        return self.model_dump(exclude=ours)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sightling.errors import UserError
 from sightling.model.adapters import detach
 from sightling.model.modeling import IGNORED
+from sightling.model.quantised import weights_of
 from sightling.model.recomputing import checkpoint_layers
 from sightling.train.adapters import attach_adapters
 from sightling.train.checked import CheckedStage, check_recipe
@@ -330,7 +331,7 @@ def _parts(
         found.append(
             PartPlan(
                 name,
-                sum(one.numel() for one in own.values()),
+                sum(count for key, count in weights_of(part).items() if key in own),
                 sum(one.numel() for one in learning),
                 rates.get(name, 0.0),
                 optimizers.described(name) if learning else "",

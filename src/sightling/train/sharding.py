@@ -29,7 +29,7 @@ LANGUAGE_MODEL, GUEST = "language_model", "_gated_before_it"
 
 
 def check_run(recipe: Recipe, keep: bool, profile: bool) -> None:
-    """Refuse what a model in parts cannot: to be kept on the way, to be profiled, to be compiled; and an old torch.
+    """Refuse what a model in parts cannot: to be kept on the way, profiled, compiled or quantised; and an old torch.
 
     Raises:
         UserError: the first of them.
@@ -43,6 +43,10 @@ def check_run(recipe: Recipe, keep: bool, profile: bool) -> None:
         if isinstance(stage, TrainStage) and stage.torch_compile:
             stands = f"{recipe.source}: stages.{name}.torch_compile"
             raise UserError(f"{stands} is for parallel: ddp; leave it out with fsdp")
+        for part, lora in stage.train.adapters().items() if isinstance(stage, TrainStage) else ():
+            if lora.quantize is not None:
+                stands = f"{recipe.source}: stages.{name}.train.{part}.quantize"
+                raise UserError(f"{stands} is for parallel: ddp; leave it out with fsdp")
     if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
         raise UserError(f"{where}: fsdp needs torch 2.13 or later, and this is {torch.__version__}; update, or say ddp")
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sightling.model.adapters import adapter_parameters, described
+from sightling.model.quantised import weights_of
 from sightling.train.optimizers import Optimizers, short_number
 from sightling.train.parallel import local
 from sightling.train.progress import short_bytes, short_time
@@ -71,7 +72,7 @@ def stage_table(
     seen: set[int] = set()
     whole = 0
     for name, part in parts.items():
-        own = {id(parameter): parameter.numel() for parameter in part.parameters() if id(parameter) not in seen}
+        own = {key: count for key, count in weights_of(part).items() if key not in seen}
         seen |= set(own)
         whole += sum(own.values())
         adapter = sum(parameter.numel() for parameter in adapter_parameters(part))
