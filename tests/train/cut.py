@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from kit import LLAMA, grow, picture, talk
 from sightling.data.sample import Sample
@@ -33,7 +34,13 @@ from sightling.train.sharded_checkpoint import ShardedCheckpoint, save_sharded
 from sightling.train.trained import Whole, able_to_learn, model_parts, set_training, trained_tensors
 
 GATED = {"type": "cross_attention", "form": "mllama", "layers": [1]}
+# Nobody looks at the last layer, and pictures of unlike sizes go through the tower one after another. Its places are
+# not drawn anew each time, which each process would do in its own way.
+SIZES = {"encoder": {"type": "dinov3", "image_size": 16, "patch_size": 4, "hidden_size": 32, "num_hidden_layers": 3,
+                     "num_attention_heads": 2, "intermediate_size": 48, "layer": -2, "pos_embed_rescale": None},
+         "tiling": {"type": "native", "merge": 1}}  # fmt: skip
 ALL = {"encoder": True, "connector": True, "language_model": True}
+REST = {"connector": True, "language_model": True}
 
 
 @dataclass(frozen=True)
@@ -47,15 +54,18 @@ class Case:
     replicate: int | None = None
     bf16: bool = False
     saves: bool = False
-    checkpoints: bool = False
+    checkpoints: tuple[str, ...] = ()
 
 
 CASES = {
     "tied": Case({"language_model": {**LLAMA, "tie_word_embeddings": True}}, saves=True),
-    "gated": Case({"connector": GATED}, {"connector": True, "language_model": True}, "muon", checkpoints=True),
+    "gated": Case({"connector": GATED}, REST, "muon", checkpoints=("connector", "language_model")),
     "adapter": Case(train={"connector": True, "language_model": {"type": "lora", "r": 2}}),
     "copies": Case(optim="muon", ranks=4, replicate=2),
     "bf16": Case(bf16=True),
+    "frozen tower": Case(SIZES, REST),
+    "tower": Case(SIZES, optim="muon", checkpoints=("encoder", "language_model")),
+    "copies of a tower": Case(SIZES, ranks=4, replicate=2),
 }
 
 
@@ -80,10 +90,11 @@ SAMPLES = (
     talk("what is left of the star?", "a heart"),
     talk((picture(2), "is there a blue square?"), "yes"),
     talk("how many?", "2"),
+    talk((picture(3, 12, 16), "or ", picture(4, 16, 12), "?"), "the second"),
 )
 
-UPDATES = ((0, 1, 2, 3), (1, 3, 0, 2), (1, 3, 1, 3))
-"""The samples of each update's micro-batches. In some only one process sees a picture, in the last none."""
+UPDATES = ((0, 1, 2, 4), (1, 3, 0, 2), (1, 3, 1, 3))
+"""The samples of each update's micro-batches. In some only one process sees a picture, or more, in the last none."""
 
 
 def stage_of(case: Case) -> TrainStage:
@@ -106,13 +117,15 @@ def learn(
     parts, rates = model_parts(model), stage.train.rates(stage.learning_rate)
     set_training(model, parts, rates, able, "one", stage.train)
     if case.checkpoints:
-        checkpoint_layers(model, ("connector", "language_model"))
+        checkpoint_layers(model, case.checkpoints)
     kind = OBJECTIVES.get("answer")
     objective = kind(model, processor, validate(kind.Options, {}, "objective"), Told(*SAMPLES), 5)
     items = objective.dataset()
     whole = Whole(model, objective, None)
     parallel = Parallel(type="fsdp", replicate=case.replicate if ranks > 1 else None)
     held = held_by(whole, accelerator, parallel, case.bf16)
+    # The tower's layers are cut one by one, too.
+    assert all(isinstance(layer, FSDPModule) == (ranks > 1) for layer in model.encoder.running())
     optimizers, names = build_optimizers(stage, parts, rates), parameter_names(whole)
     trained: list[nn.Parameter] = list(optimizers.parameters())
 

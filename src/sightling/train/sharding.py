@@ -1,10 +1,12 @@
 """A model that is cut among processes: each holds a part of every matrix, its gradient and its optimizer state.
 
 It stands on PyTorch's ``fully_shard`` (FSDP2; the method is Rajbhandari et al. 2020, "ZeRO", arXiv:1910.02054, and Zhao
-et al. 2023, "PyTorch FSDP", arXiv:2304.11277). Each block of the language model is a unit that is gathered just before
-it runs and let go just after, forward and backward. The rest (tower, connector, embeddings, head) is gathered at the
-beginning of a micro-batch: a process without a picture runs no tower, and a unit that only some processes ask for would
-leave them waiting for the others. Gated layers are gathered with the block that they stand before, pictures or not.
+et al. 2023, "PyTorch FSDP", arXiv:2304.11277). Each block of the language model and each layer of the tower is a unit
+that is gathered just before it runs and let go just after, forward and backward. The rest (connector, embeddings, head,
+and towers that :func:`~sightling.train.sharded_tower.tower_layers` leaves whole) is gathered at the beginning of a
+micro-batch. A unit that only some processes ask for would leave them waiting for the others, and a process without a
+picture runs no tower: :mod:`~sightling.train.sharded_tower` keeps them in step. Gated layers are gathered with the
+block that they stand before, pictures or not.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sightling.errors import UserError
 from sightling.train.parallel import Parallel, whole_of
 from sightling.train.recipe import Recipe, TrainStage
+from sightling.train.sharded_tower import InStep, tower_layers
 from sightling.train.trained import Whole
 
 LANGUAGE_MODEL, GUEST = "language_model", "_gated_before_it"
@@ -114,7 +117,8 @@ class Sharded:
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if bf16 else plain
         model: Any = whole.model
         guests = _guests(model)
-        held: set[nn.Parameter] = set()
+        # There is nothing of an empty one to cut.
+        held = {parameter for parameter in whole.parameters() if not parameter.numel()}
         units: list[nn.Module] = []
         for block in blocks(model.parts()[LANGUAGE_MODEL]):
             if block in guests:
@@ -125,6 +129,9 @@ class Sharded:
                 del block._modules[GUEST]
                 held |= set(guests[block].parameters())
             units.append(block)
+        first_block, layers = units[0], tower_layers(model)
+        for layer in layers:
+            fully_shard(layer, mesh=mesh, mp_policy=half)
         others = (part for name, part in model.parts().items() if name != LANGUAGE_MODEL)
         if any(parameter.requires_grad for part in others for parameter in part.parameters()):
             for unit in units:
@@ -133,6 +140,12 @@ class Sharded:
         fully_shard(whole, mesh=mesh, mp_policy=plain if _exact(whole) else half, ignored_params=held)
         self.module.set_reduce_scatter_unused_params(True)
         self.module.to(device)
+        if layers:
+            InStep(whole, layers, first_block, device)
+            for layer in layers:
+                # All processes run a layer, or none does, and then there is nothing to fill up.
+                cast(Any, layer).set_reduce_scatter_unused_params(False)
+        units += layers
         by_batch = (one for one in whole.modules() if isinstance(one, _BatchNorm) and one.training)
         self._statistics = [buffer for one in by_batch for buffer in one.buffers()]
         self._used: set[str] = set()

@@ -32,8 +32,8 @@ def model_parts(model: Any) -> dict[str, nn.Module]:
 
 
 def able_to_learn(model: nn.Module) -> set[nn.Parameter]:
-    """The parameters of a freshly built model that may ever train: those that it does not hold fixed itself."""
-    return {parameter for parameter in model.parameters() if parameter.requires_grad}
+    """The parameters of a freshly built model that may ever train: not empty ones, nor those it holds fixed itself."""
+    return {parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()}
 
 
 def set_training(

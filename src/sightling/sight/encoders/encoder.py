@@ -234,11 +234,18 @@ class Encoder(nn.Module):
         joined = torch.cat([nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
         return joined[order.argsort().to(joined.device)]
 
+    def running(self) -> list[nn.Module]:
+        """The tower's layers in order, up to the last that is looked at."""
+        layers = list(self.kind.layers(self.tower))
+        return layers[: self.kind.deepest(len(layers), self._wanted())]
+
+    def _wanted(self) -> list[int]:
+        depth = self.kind.depth(self.config)
+        return [layer if layer >= -1 else depth + 1 + layer for layer in self.options.layers]
+
     def _features(self, pixels: Sequence[Tensor]) -> list[Tensor]:
         """Features_NPD of each tensor of normalised pixels_NCHW, the chosen layers joined channel by channel."""
-        depth = self.kind.depth(self.config)
-        wanted = [layer if layer >= -1 else depth + 1 + layer for layer in self.options.layers]
-        states = self.kind.features(self.tower, pixels, wanted, bucketed=FRACTIONS.get(self.options.positions))
+        states = self.kind.features(self.tower, pixels, self._wanted(), bucketed=FRACTIONS.get(self.options.positions))
         found = []
         for several in zip(*states):
             found.append(self._kept(torch.cat(several, dim=-1) if len(several) > 1 else several[0]))

@@ -184,16 +184,19 @@ class Tower(ABC):
     ) -> list[Tensor]:
         layers = list(self.layers(tower))
         kept: dict[int, Tensor] = {0: states_NPD} if 0 in wanted else {}
-        # What lies behind the last layer that is wanted is not computed.
-        deepest = len(layers) if -1 in wanted else max(wanted)
         aside = self.aside(tower, pixels_NCHW)
-        for number, layer in enumerate(layers[:deepest], start=1):
+        for number, layer in enumerate(layers[: self.deepest(len(layers), wanted)], start=1):
             states_NPD = self.step(layer, states_NPD, mask, aside)
             if number in wanted:
                 kept[number] = states_NPD
         if -1 in wanted:
             kept[-1] = self.finish(tower, states_NPD)
         return [kept[layer] for layer in wanted]
+
+    @staticmethod
+    def deepest(layers: int, wanted: Sequence[int]) -> int:
+        """How many layers run: what lies behind the last that is wanted does not."""
+        return layers if -1 in wanted else max(wanted)
 
     def aside(self, tower: Any, pixels_NCHW: Tensor) -> Any:
         """What every layer is given besides the states, such as rotary places."""
