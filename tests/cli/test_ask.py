@@ -107,6 +107,9 @@ def test_bad_pictures_are_one_sentence_and_code_2(
     [
         (("MODEL", "red?"), "a picture and a question are needed"),
         (("PNG", "PNG"), "the last argument is the question"),
+        (("MODEL", "PNG", "missing.png"), "missing.png is a path"),
+        (("MODEL", "PNG", "MODEL"), "is a path; add"),
+        (("MODEL", "https://example.com/a.png", "red?"), "https://example.com/a.png is an address"),
         (("MODEL", "PNG", " "), "the question is empty"),
         (("MODEL", "PNG", "red \udce5?"), "not valid UTF-8 text"),
         (("MODEL", "PNG", "red?", "--temperature", "-1"), "temperature = -1.0"),

@@ -131,6 +131,9 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, base: Path, capsys: pytes
         f"{key} has shape (2, 16) there and (2, 32) here": made("narrow", {**whole, key: torch.zeros(2, 16)}),
         "holds an adapter of the kind 'IA3'; only LoRA and DoRA": made("ia3", peft_type="IA3"),
         "adapter_model.safetensors is damaged or cut short": damaged,
+        "adapter_config.json has a value that cannot be: missing )": made("torn", target_modules="(("),
+        "adapter_config.json has a value that cannot be: '<=' not supported": made("words", r="eight"),
+        "adapter_config.json has a value that cannot be: unsupported operand": made("nothing", lora_alpha=None),
         "lacks adapter_model.safetensors; pickled weights (.bin) are not read": pickled,
         "holds no adapter: there is no adapter_config.json": base,
     }  # fmt: skip

@@ -62,7 +62,8 @@ def test_a_seed_fixes_the_draws_and_none_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"temperature": 1.0}, {"temperature": 1e-30}, {"temperature": 1.0, "top_k": 1}]
+    "options",
+    [{}, {"temperature": 1.0}, {"temperature": 1e-30}, {"temperature": 1e-320}, {"temperature": 1.0, "top_k": 1}],
 )
 def test_a_forbidden_token_is_never_chosen(options: dict[str, Any]) -> None:
     scores = torch.tensor([0.0, 50.0, 1.0])

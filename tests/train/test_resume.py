@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toy import ToyStep, build, parse_recipe, toy_tree, write_recipe
 
+from sightling.errors import UserError
 from sightling.train.checkpoint import CheckpointFolder
 from sightling.train.loop import StageLoop
 from sightling.train.run import run
@@ -211,6 +212,14 @@ def test_a_stage_keeps_the_precision_it_began_with(tmp_path: Path, monkeypatch: 
     assert isinstance(console.file, io.StringIO)
     assert "precision of stage first: bf16 (as this stage began)" in console.file.getvalue()
     assert "precision of stage second: float32 (bf16 is 10.0x slower" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("told", ["[]", "{", "{}", '{"stages": {"one": 5}}', '{"stages": 5}'])
+def test_a_record_that_is_none_is_told(tmp_path: Path, told: str) -> None:
+    run(parse_recipe(tree(), "toy.yaml"), tmp_path, threads=1, build=build, console=quiet())
+    (tmp_path / "run.json").write_text(told)
+    with pytest.raises(UserError, match=r"run\.json is corrupt; delete it to continue"):
+        run(parse_recipe(tree(), "toy.yaml"), tmp_path, threads=1, build=build, console=quiet())
 
 
 def test_another_number_of_threads_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

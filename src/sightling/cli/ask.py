@@ -102,12 +102,18 @@ def ask(
     typer.echo(json.dumps(told, ensure_ascii=False))
 
 
+SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mp4", ".mov", ".mkv", ".webm", ".avi")
+"""How the names of pictures and videos end: one word that does so is a file that was meant to be there."""
+
+
 def _opened(paths: list[str], question: str, kind: str | None, frames: int | None) -> list[Opened]:
     """The pictures and videos, decoded: what is wrong with one is told before a model is loaded."""
     from sightling.serve.opening import open_all
 
     if os.path.isfile(question):
         raise UserError(f'the last argument is the question, but {question} is a file; add "a question in quotes"')
+    if os.path.isdir(question) or (" " not in question and question.lower().endswith(SHOWN)):
+        raise UserError(f'the last argument is the question, but {question} is a path; add "a question in quotes"')
     if not paths:
         raise UserError('a picture and a question are needed: sightling ask MODEL PICTURE "what colour is it?"')
     return open_all(paths, kind, frames)

@@ -137,7 +137,7 @@ class Chooser:
 def shaped(scores_V: Tensor, sampling: Sampling) -> Tensor:
     """The probabilities_V to draw from: temperature, then the k likeliest, the nucleus, what is likely enough."""
     # Less the maximum first: a tiny temperature cannot overflow then.
-    scores_V = (scores_V - scores_V.max()) / sampling.temperature
+    scores_V = (scores_V - scores_V.max()) / max(sampling.temperature, torch.finfo(scores_V.dtype).tiny)
     if 0 < sampling.top_k < scores_V.shape[-1]:
         scores_V = scores_V.masked_fill(scores_V < scores_V.topk(sampling.top_k).values[-1], -torch.inf)
     if sampling.top_p < 1.0:

@@ -165,6 +165,9 @@ def _around(model: VisionLanguageModel, config: Any, weights: Mapping[str, Tenso
         wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"the adapter {folder} does not fit {base}: {str(error).splitlines()[0]}") from None
+    except (TypeError, re.error) as error:
+        # A rank that is a text, a scale that is null, a regular expression that is none.
+        raise UserError(f"{folder / CONFIG} has a value that cannot be: {error}") from None
     into = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     load_weights(into, weights, f"the adapter {folder}")
     return wrapped.eval()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
@@ -34,12 +35,17 @@ def readable(path: Any, what: str, *also: type[Exception]) -> Iterator[None]:
     Raises:
         UserError: nothing there, not reachable, or corrupt.
     """
-    before = logging.get_verbosity()
+    before, hub = logging.get_verbosity(), hub_logging.get_verbosity()
     logging.set_verbosity_error()
+    # A hub that cannot be reached is told in the one sentence, not at each try.
+    hub_logging.set_verbosity_error()
     try:
         yield
     except (OSError, *also) as error:  # type: ignore[misc]
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        if lines[0].endswith(":"):
+            # What would follow is a list of what else could have been there.
+            lines = [f"what is there is no whole {what}"]
         if not Path(path).exists() and (isinstance(path, Path) or str(path).startswith((".", "/", "~"))):
             raise UserError(f"{path} does not exist; a {what} was to be read from there") from None
         raise UserError(f"no {what} can be read from {path}: {lines[0]}") from None
@@ -47,6 +53,7 @@ def readable(path: Any, what: str, *also: type[Exception]) -> Iterator[None]:
         raise UserError(f"the weights in {path} are corrupt: {error}") from None
     finally:
         logging.set_verbosity(before)
+        hub_logging.set_verbosity(hub)
 
 
 def check_keys(info: Mapping[str, Any], path: Any, *, other_parts: bool = False) -> None:
@@ -107,7 +114,7 @@ def load_tokenizer(path: Any) -> Any:
         UserError: there is none, or none of the kind that the ``tokenizers`` library runs.
     """
     written = Path(path) / "tokenizer.json"
-    with readable(path, "tokenizer", ValueError):
+    with readable(path, "tokenizer", ValueError, KeyError, TypeError, AttributeError):
         if written.is_file():
             # The library would tell a broken file by a bare Exception.
             json.loads(written.read_text(encoding="utf-8"))

@@ -47,6 +47,8 @@ def open_path(path: str | Path, sampling: FrameSampling | None = None) -> Opened
     Raises:
         UserError: it is missing, broken, or neither.
     """
+    if str(path).startswith(("http:", "https:")):
+        raise UserError(f"{path} is an address; addresses are not opened, so download the file and name it")
     if is_video(path):
         video = read_video(path, sampling, tiles=FRAME_TILES)
         return Opened(str(path), video.pictures, video)

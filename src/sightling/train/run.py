@@ -29,6 +29,7 @@ from sightling.train.checkpoint import (
     write_whole,
 )
 from sightling.train.features.cache import open_features
+from sightling.train.foresight import foresee
 from sightling.train.levers import levers
 from sightling.train.loop import StageLoop, Surroundings
 from sightling.train.memory import bound_kernels, give_back
@@ -88,10 +89,8 @@ def run(
         check_run(recipe, bool(keep), profile is not None)
     checked = check_recipe(recipe)
     if build is None:
-        from sightling.model.build import check_model
-
         # The model is built after the stages that it needs (a tokenizer's); its parts can be wrong now.
-        check_model(recipe.model, f"{recipe.source}: model")
+        foresee(recipe)
     check_trackers(recipe.report_to, recipe.source)
     check_share(recipe, share)
     stopping = Stopping()

@@ -128,7 +128,10 @@ class RunFolder:
             try:
                 state = json.loads((self.path / RUN).read_text(encoding="utf-8"))
             except ValueError:
-                raise UserError(f"{self.path / RUN} is corrupt; delete it to continue from the checkpoints") from None
+                state = None
+            stages = state.get("stages") if isinstance(state, dict) else None
+            if not isinstance(stages, dict) or not all(isinstance(one, dict) for one in stages.values()):
+                raise UserError(f"{self.path / RUN} is corrupt; delete it to continue from the checkpoints")
         self.state = state
         waiting = {name: {"status": "waiting"} for name in self.recipe.stages}
         state["stages"] = {name: state["stages"].get(name, waiting[name]) for name in self.recipe.stages}

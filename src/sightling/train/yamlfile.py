@@ -31,14 +31,16 @@ _Loader.add_implicit_resolver(
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     loader.flatten_mapping(node)
-    seen: dict[Any, int] = {}
+    seen: dict[Any, tuple[int, int]] = {}
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if isinstance(key, str) and key in seen and seen[key] != line:
-            raise UserError(f"line {line}: the key {key!r} is written a second time; the first is on line {seen[key]}")
+        mark = key_node.start_mark
+        place = mark.line + 1, mark.column
+        if isinstance(key, str) and key in seen and seen[key] != place:
+            first = seen[key][0]
+            raise UserError(f"line {place[0]}: the key {key!r} is written a second time; the first is on line {first}")
         if isinstance(key, str):
-            seen[key] = line
+            seen[key] = place
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
@@ -55,6 +57,10 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, _Loader)
     except UserError as error:
         raise UserError(f"{where}, {error}") from None
+    except (ValueError, RecursionError) as error:
+        # A date that is none, a number without digits, brackets without end.
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{where} is not valid YAML: {reason}; put quotes around what is meant as a text") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
