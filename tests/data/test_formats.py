@@ -48,6 +48,12 @@ def test_what_is_in_no_known_format_says_what_it_looks_like(tmp_path: Path) -> N
     odd = makers.write_lines(tmp_path / "pope.json", [{"question_id": 1, "image": "a.jpg", "text": "Is it?"}])
     with pytest.raises(UserError, match=r"a json file of records with the keys question_id, image, text, which is no"):
         recognise(odd)
+    (tmp_path / "torn.json").write_text('{"conversations": [}')
+    with pytest.raises(UserError, match=r"torn\.json, line 1: "):
+        recognise(tmp_path / "torn.json")
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(UserError, match=r"none\.json holds no records: its JSON array is empty"):
+        recognise(tmp_path / "none.json")
     (tmp_path / "notes.txt").write_text("just words")
     with pytest.raises(UserError, match=r"is a text file, which is no known data format; known are .*llava"):
         recognise(tmp_path / "notes.txt")

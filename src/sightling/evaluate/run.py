@@ -172,8 +172,8 @@ def evaluate(
     told = {"scenes": scenes, "seed": seed}
     plan = make_plan(place, data, {key: value for key, value in told.items() if value is not None})
     folder = Path(output) if output is not None else place.output
-    _check_folder(folder)
     questions = gather(plan)
+    _check_folder(folder)
     asked = time.perf_counter()
 
     from sightling import load

@@ -22,6 +22,7 @@ from sightling.data.formats import (  # noqa: F401  (importing a format register
 )
 from sightling.data.formats.base import FORMATS, Format, Look, Record, RecordError, data_files
 from sightling.data.formats.base import class_folders as subfolders
+from sightling.data.jsonrows import json_rows
 from sightling.data.places import File
 from sightling.data.sample import Sample
 from sightling.errors import UserError
@@ -93,6 +94,10 @@ def recognise_file(file: File) -> Format:
     for name in ORDER:
         if FORMATS.get(name).sniff(look):
             return FORMATS.get(name)
+    if look.kind == "json" and not look.rows:
+        for row in json_rows(file):
+            raise UserError(f"{file}, line {row.line}: {row.problem}")
+        raise UserError(f"{file} holds no records: its JSON array is empty")
     what = "a folder" if look.kind == "folder" else f"a {look.kind} file"
     if look.records:
         what += f" of records with the keys {', '.join(map(str, look.records[0]))}"

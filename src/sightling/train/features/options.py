@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -26,6 +26,13 @@ class FeatureOptions(Part):
     cache: bool | str
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_gib: float = Field(default=20.0, gt=0)
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _kind(cls, value: Any) -> Any:
+        if not isinstance(value, bool | str):
+            raise ValueError("it must be true, false or a folder's path")
+        return value
 
     @field_validator("cache")
     @classmethod
