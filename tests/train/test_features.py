@@ -284,7 +284,7 @@ def recipe(features: Any = None, **told: Any) -> Any:
          "features.cache needs pictures that stay as they are, but "),
         ({"cache": True}, {"objective": {"type": "language"}, "data": {"type": "world"}}, "features.cache is of no "),
         ({"cache": ""}, {}, "features.cache: it is empty; "),
-        ({"cache": 5}, {}, "it must be true, false or a folder's path"),
+        ({"cache": 5}, {}, "features.cache: it must be true, false or a folder's path"),
         ({"cache": True, "dtype": "int8"}, {}, "features.dtype = 'int8' is wrong"),
         ({"cache": True, "max_gib": 0}, {}, "features.max_gib = 0 is wrong"),
         ({"dtype": "float16"}, {}, "features.cache is missing"),
