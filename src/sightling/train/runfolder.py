@@ -123,7 +123,7 @@ class RunFolder:
                     "with --output, or delete that one"
                 )
         write_text(self.path / RECIPE, self.recipe.to_yaml())
-        state: dict[str, Any] = {"run_id": uuid.uuid4().hex[:12], "created": _now(), "stages": {}}
+        state: Any = {"run_id": uuid.uuid4().hex[:12], "created": _now(), "stages": {}}
         if (self.path / RUN).is_file():
             try:
                 state = json.loads((self.path / RUN).read_text(encoding="utf-8"))
