@@ -147,16 +147,16 @@ def measured(model: Any, processor: Any, rows: int, tokens: int, rounds: int) ->
     for turn in range(rounds + 1):
         # What is done once for all (weights laid out, kernels chosen) belongs to no answer.
         used = Clock() if turn == 0 else clock
-        for name, way in ways.items():
+        for name, answer in ways.items():
             with torch.inference_mode():
-                used.time(f"{name}: prompt", lambda: way(1))  # noqa: B023
-                said[name] = used.time(f"{name}: answer", lambda: way(1 + tokens))  # noqa: B023
+                used.time(f"{name}: prompt", partial(answer, 1))
+                said[name] = used.time(f"{name}: answer", partial(answer, 1 + tokens))
     table: dict[str, Any] = {}
     for name in ways:
-        prompt, answer = ([clock.median(f"{name}: {what}", which) for which in (0, 1)] for what in ("prompt", "answer"))
+        begun, whole = ([clock.median(f"{name}: {what}", which) for which in (0, 1)] for what in ("prompt", "answer"))
         table[name] = {
-            "prompt_seconds": prompt, "answer_seconds": answer,
-            "token_seconds": [(whole - begun) / tokens for whole, begun in zip(answer, prompt)],
+            "prompt_seconds": begun, "answer_seconds": whole,
+            "token_seconds": [(end - start) / tokens for end, start in zip(whole, begun)],
         }  # fmt: skip
     first = table["transformers generate"]
     for told in table.values():
