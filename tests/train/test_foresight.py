@@ -23,6 +23,7 @@ TRAIN = {"connector": True, "language_model": True}
             {"train": {"language_model": {"type": "lora", "target_modules": ["nothing"]}}},
             "has no linear layer called 'nothing'",
         ),
+        ({"warmup_steps": 7}, "a warm-up of 7 steps does not fit into a stage of 4; lower"),
         ({"gradient_checkpointing": ["connector"]}, "the connector has no layers that could"),
     ],
 )

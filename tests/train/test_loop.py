@@ -305,7 +305,7 @@ def test_bf16_computes_in_bf16(tmp_path: Path) -> None:
         ({"data": {"type": "finite", "size": 0}}, "holds no samples"),
         ({"max_steps": None, "num_train_epochs": 1.0}, "is endless, so num_train_epochs has no meaning"),
         ({"eval_steps": 2}, "hold no items out"),
-        ({"warmup_steps": 7}, "a warm-up of 7 steps do not fit"),
+        ({"warmup_steps": 7}, "a warm-up of 7 steps does not fit"),
     ],
 )
 def test_bad_stages(tmp_path: Path, stage: dict[str, Any], sentence: str) -> None:

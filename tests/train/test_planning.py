@@ -257,5 +257,5 @@ def test_experts_and_large_models_need_no_memory() -> None:
 def test_a_wrong_recipe_is_one_sentence(words: str) -> None:
     with pytest.raises(UserError, match=r"^small\.yaml: stages\.one\.train\.layers names layer 7, but"):
         planned(recipe(words, train={"language_model": True, "layers": [7]}))
-    with pytest.raises(UserError, match=r"^a warm-up of 9 steps do not fit into a stage of 5 steps; lower"):
+    with pytest.raises(UserError, match=r"^a warm-up of 9 steps does not fit into a stage of 5; lower"):
         planned(recipe(words, warmup_steps=9))

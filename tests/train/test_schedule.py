@@ -56,7 +56,7 @@ def test_rises_then_never_rises_again(name: Any, total: int, warm: float, decay:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(UserError, match="warm-up of 11 steps do not fit into a stage of 10 steps"):
+    with pytest.raises(UserError, match="warm-up of 11 steps does not fit into a stage of 10"):
         Schedule("linear", 10, 11)
     with pytest.raises(UserError, match="and a decay of 5"):
         Schedule("warmup_stable_decay", 10, 6, ScheduleOptions(decay_ratio=0.5))

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from sightling.errors import UserError
 from sightling.model.adapters import detach
 from sightling.model.parameters import meta_model
 from sightling.model.recomputing import checkpoint_layers
 from sightling.train.adapters import attach_adapters
 from sightling.train.levers import checkpointed
 from sightling.train.recipe import Recipe, TrainStage
+from sightling.train.schedule import Schedule, warmup_length
 from sightling.train.trained import able_to_learn, model_parts, set_training
 
 ROWS = 512
@@ -23,7 +25,7 @@ ROWS = 512
 
 
 def foresee(recipe: Recipe) -> None:
-    """Try each stage's ``train`` and ``gradient_checkpointing`` on the model's shapes.
+    """Try each stage's ``train`` and ``gradient_checkpointing`` on the model's shapes, and its schedule.
 
     Raises:
         UserError: what the stage would raise when it begins, as far as it depends on no values; or a pretrained part
@@ -38,6 +40,12 @@ def foresee(recipe: Recipe) -> None:
         with torch.device("meta"):
             attach_adapters(model, stage.train, able, where, 0)
         set_training(model, parts, stage.train.rates(stage.learning_rate), able, where, stage.train)
+        if stage.max_steps is not None:
+            warmup = warmup_length(stage.max_steps, stage.warmup_steps, stage.warmup_ratio)
+            try:
+                Schedule(stage.lr_scheduler_type, stage.max_steps, warmup, stage.lr_scheduler_kwargs)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
         if stage.gradient_checkpointing:
             checkpointed(model, stage, where)
         detach(model)

@@ -46,7 +46,7 @@ class Schedule:
         if self.warmup + self.decay > self.total:
             decay = f" and a decay of {self.decay}" if self.decay else ""
             raise UserError(
-                f"a warm-up of {self.warmup} steps{decay} do not fit into a stage of {self.total} steps; "
+                f"a warm-up of {self.warmup} steps{decay} does not fit into a stage of {self.total}; "
                 "lower warmup_steps, warmup_ratio or lr_scheduler_kwargs.decay_ratio"
             )
 
