@@ -8,15 +8,14 @@ Legend: ``K`` matrices, ``R`` rows of one process, ``N`` columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-Orthogonal = Callable[[list[Tensor]], list[Tensor]]
-"""Matrices of one shape to orthogonal ones."""
+from sightling.train.shared_muon import Orthogonal
 
 
 def shares(rows: int, ranks: int) -> list[int]:
