@@ -9,18 +9,24 @@ from torch import nn
 from kit import QWEN2, grow
 from sightling.decode.decoder import decoder_for
 from sightling.decode.own import OwnDecoder
-from sightling.decode.products import BYTES, HALF, KEPT, Product
+from sightling.decode.products import BYTES, HALF, KEPT, NIBBLES, Product, exact
+from sightling.decode.rounded import rounded
 from sightling.errors import UserError
 
 
 def drawn(*widths: int, bias: bool = True) -> list[nn.Linear]:
     torch.manual_seed(0)
-    return [nn.Linear(48, width, bias=bias) for width in widths]
+    return [nn.Linear(96, width, bias=bias) for width in widths]
+
+
+def made(layers: list[nn.Linear], stored: str, copied: bool = True) -> Product:
+    return exact(layers, copied) if stored == KEPT else rounded(layers, stored)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
-    "stored, copied, near", [(KEPT, True, 1e-6), (KEPT, False, 1e-6), (HALF, True, 1e-3), (BYTES, True, 2e-2)]
+    "stored, copied, near",
+    [(KEPT, True, 1e-6), (KEPT, False, 1e-6), (HALF, True, 1e-3), (BYTES, True, 2e-2), (NIBBLES, True, 0.1)],
 )
 def test_side_by_side(stored: str, copied: bool, near: float, bias: bool) -> None:
     def far(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -29,17 +35,29 @@ def test_side_by_side(stored: str, copied: bool, near: float, bias: bool) -> Non
     several, (one,) = drawn(32, 16, 16, bias=bias), drawn(64, bias=bias)
     with torch.inference_mode():
         for rows in (1, 7, 40):
-            x, to = torch.randn(rows, 48), torch.randn(rows, 64)
-            assert far(Product(several, copied, stored)(x), torch.cat([layer(x) for layer in several], -1)) < near
-            assert far(Product([one], copied, stored).added(to, x), to + one(x)) < near
+            x, to = torch.randn(rows, 96), torch.randn(rows, 64)
+            assert far(made(several, stored, copied)(x), torch.cat([layer(x) for layer in several], -1)) < near
+            assert far(made([one], stored, copied).added(to, x), to + one(x)) < near
 
 
-@pytest.mark.parametrize("stored", [HALF, BYTES])
+@pytest.mark.parametrize("stored", [HALF, BYTES, NIBBLES])
 def test_a_matrix_of_zeros_stays_one(stored: str) -> None:
-    (layer,) = drawn(8, bias=False)
+    (layer,) = drawn(16, bias=False)
     with torch.inference_mode():
         layer.weight.zero_()
-        assert not Product([layer], True, stored)(torch.randn(3, 48)).any()
+        for rows in (3, 40):
+            assert not made([layer], stored)(torch.randn(rows, 96)).any()
+
+
+@pytest.mark.parametrize("stored", [HALF, BYTES, NIBBLES])
+def test_a_row_does_not_depend_on_its_neighbours(stored: str) -> None:
+    product = made(drawn(64), stored)
+    with torch.inference_mode():
+        x = torch.randn(6, 96)
+        x[0] = 0
+        x[1] *= 1e4
+        alone = torch.cat([product(row[None]) for row in x])
+        torch.testing.assert_close(product(x), alone, rtol=1e-4, atol=1e-4)
 
 
 def scores(decoder: OwnDecoder, tokens: Sequence[int]) -> torch.Tensor:
@@ -47,9 +65,9 @@ def scores(decoder: OwnDecoder, tokens: Sequence[int]) -> torch.Tensor:
         return decoder.logits(decoder.feed(decoder.start(1), [tokens]))[0]
 
 
-@pytest.mark.parametrize("way, near", [("own_float16", 0.99999), ("own_int8", 0.998)])
+@pytest.mark.parametrize("way, near", [("own_float16", 0.99999), ("own_int8", 0.996), ("own_int4", 0.85)])
 def test_rounded_weights_are_near_and_said_so(way: str, near: float) -> None:
-    model, _ = grow(seed=2, language_model=QWEN2)
+    model, _ = grow(seed=2, language_model=QWEN2 | {"intermediate_size": 64})
     tokens = list(range(50, 70))
     exact = scores(OwnDecoder(model), tokens)
     decoder = decoder_for(model, way)
@@ -65,3 +83,9 @@ def test_rounded_weights_are_of_float32_on_a_cpu() -> None:
     model.bfloat16()
     with pytest.raises(UserError, match="'own_float16' cannot decode this model: float16 weights are for a float32"):
         decoder_for(model, "own_float16")
+
+
+def test_four_bits_need_widths_that_hold_whole_groups() -> None:
+    model, _ = grow(seed=2, language_model=QWEN2)
+    with pytest.raises(UserError, match="down_proj has 48 channels in and 32 out, and int4 weights need"):
+        decoder_for(model, "own_int4")

@@ -46,7 +46,7 @@ def ask(
         str,
         typer.Option(
             "--decoder",
-            help="own, own_float16 or own_int8 (rounded weights, for a CPU), transformers, or auto: own if it can.",
+            help="own, own_float16, own_int8 or own_int4 (rounded, for a CPU), transformers, or auto: own if it can.",
         ),
     ] = "auto",
     frames: Annotated[

@@ -12,14 +12,14 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from sightling.decode.own import OwnDecoder
-from sightling.decode.products import BYTES, HALF, KEPT
+from sightling.decode.products import BYTES, HALF, KEPT, NIBBLES
 from sightling.decode.theirs import TheirDecoder
 from sightling.decode.weights import refusal
 from sightling.errors import UserError, nearest
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.spatial import Position
 
-STORED = {"own": KEPT, "own_float16": HALF, "own_int8": BYTES}
+STORED = {"own": KEPT, "own_float16": HALF, "own_int8": BYTES, "own_int4": NIBBLES}
 """The own ways, by how they store the language model's matrices: as they are, or rounded for speed."""
 
 WAYS = ("auto", *STORED, "transformers")

@@ -1,100 +1,104 @@
 """Products of a few rows with a language model's matrices: how the matrices are stored decides how fast.
 
-One row times a matrix is memory traffic. ``float16`` halves it and keeps inputs and sums in float32, by PyTorch's own
-kernel (FBGEMM), which takes a few rows far better than the float32 ones. ``int8`` quarters it: each output channel has
-a scale, and inputs are rounded to bfloat16, which PyTorch's kernel for whole numbers wants.
+Up to rounding all ways of this module give what the layers themselves give; those that round the matrices are in
+:mod:`sightling.decode.rounded`.
 
 Legend: ``R`` rows times tokens, ``K`` channels in, ``N`` channels out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-KEPT, HALF, BYTES = "kept", "float16", "int8"
+KEPT, HALF, BYTES, NIBBLES = "kept", "float16", "int8", "int4"
 """Matrices as they are, or rounded."""
 
-LARGEST = 127
-"""Of the whole numbers that a channel's weights are rounded to."""
 
-FEW = 32
-"""Rows up to which the kernel for whole numbers is the faster one."""
-
-
-class Product:
-    """What linear layers that read the same input give, side by side.
-
-    Args:
-        layers: they have biases all or none.
-        copied: whether they may be laid out anew, as one matrix; rounded ones always are.
-        stored: :data:`KEPT`; or, for float32 on a CPU, :data:`HALF` or :data:`BYTES`.
-    """
-
-    def __init__(self, layers: Sequence[nn.Linear], copied: bool, stored: str = KEPT) -> None:
-        weights = [layer.weight.detach() for layer in layers]
-        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        self._bias_N = torch.cat(biases) if biases else None
-        self._narrow: Callable[[Tensor], Tensor] | None = None
-        self._turned_KN: Tensor | None = None
-        self._weights_NK: list[Tensor] = []
-        if stored == HALF:
-            packed = torch.ops.quantized.linear_prepack_fp16(torch.cat(weights), self._bias_N)
-            self._narrow = partial(_half, packed)
-        elif stored == BYTES:
-            self._narrow = partial(_bytes, *whole_numbers(torch.cat(weights)), self._bias_N)
-        elif not copied:
-            self._weights_NK = weights
-        elif weights[0].device.type == "cpu" and weights[0].dtype == torch.float32:
-            # One row times a matrix reads it at the memory's speed in this order, and at two thirds in the other.
-            self._turned_KN = torch.cat(weights).t().contiguous()
-        else:
-            self._weights_NK = [torch.cat(weights) if len(weights) > 1 else weights[0]]
+class Product(Protocol):
+    """What linear layers that read the same input give, side by side."""
 
     def __call__(self, x_RK: Tensor) -> Tensor:
         """y_RN."""
-        if self._narrow is not None:
-            return self._narrow(x_RK)
-        if self._turned_KN is not None:
-            if self._bias_N is None:
-                return torch.mm(x_RK, self._turned_KN)
-            return torch.addmm(self._bias_N, x_RK, self._turned_KN)
+
+    def added(self, to_RN: Tensor, x_RK: Tensor) -> Tensor:
+        """``to_RN`` and y_RN together; of one layer."""
+
+
+class AsTheyLie:
+    """The layers' own matrices, not copied."""
+
+    def __init__(self, weights_NK: Sequence[Tensor], bias_N: Tensor | None) -> None:
+        self._weights_NK, self._bias_N = list(weights_NK), bias_N
+
+    def __call__(self, x_RK: Tensor) -> Tensor:
+        """y_RN."""
         if len(self._weights_NK) == 1:
             return F.linear(x_RK, self._weights_NK[0], self._bias_N)
         y_RN = torch.cat([F.linear(x_RK, weight_NK) for weight_NK in self._weights_NK], dim=-1)
         return y_RN if self._bias_N is None else y_RN + self._bias_N
 
     def added(self, to_RN: Tensor, x_RK: Tensor) -> Tensor:
-        """``to_RN`` and y_RN together; of one layer."""
-        if self._narrow is not None:
-            return self._narrow(x_RK).add_(to_RN)
-        matrix_KN = self._turned_KN if self._turned_KN is not None else self._weights_NK[0].t()
-        y_RN = torch.addmm(to_RN, x_RK, matrix_KN)
+        """``to_RN`` and y_RN together."""
+        y_RN = torch.addmm(to_RN, x_RK, self._weights_NK[0].t())
         return y_RN if self._bias_N is None else y_RN.add_(self._bias_N)
 
 
-def _half(packed: Any, x_RK: Tensor) -> Tensor:
-    y_RN: Tensor = torch.ops.quantized.linear_dynamic_fp16(x_RK, packed)
-    return y_RN
+class LaidOut:
+    """float32 on a CPU, twice: for one row, and for several.
+
+    One row times a matrix is memory traffic, and reads a matrix that is turned at the memory's speed, the other order
+    at two thirds of it. Several rows are left to oneDNN's blocked layout: MKL's products of few rows with one of
+    these matrices take two and a half times as long with two threads, and longer with two than with one.
+    """
+
+    def __init__(self, weight_NK: Tensor, bias_N: Tensor | None) -> None:
+        self._turned_KN = weight_NK.t().contiguous()
+        self._bias_N = bias_N
+        # What PyTorch's own compiler makes of a linear layer whose weights do not change; the number is a hint.
+        self._blocks: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_NK, 8)
+
+    def __call__(self, x_RK: Tensor) -> Tensor:
+        """y_RN."""
+        if x_RK.shape[0] > 1:
+            y_RN: Tensor = torch.ops.mkldnn._linear_pointwise(x_RK, self._blocks, self._bias_N, "none", [], "")
+            return y_RN
+        if self._bias_N is None:
+            return torch.mm(x_RK, self._turned_KN)
+        return torch.addmm(self._bias_N, x_RK, self._turned_KN)
+
+    def added(self, to_RN: Tensor, x_RK: Tensor) -> Tensor:
+        """``to_RN`` and y_RN together."""
+        if x_RK.shape[0] > 1:
+            y_RN: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x_RK, to_RN, self._blocks, self._bias_N, "add")
+            return y_RN
+        y_RN = torch.addmm(to_RN, x_RK, self._turned_KN)
+        return y_RN if self._bias_N is None else y_RN.add_(self._bias_N)
 
 
-def whole_numbers(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """(``int8`` weights_NK, scales_N in bfloat16) whose product is nearest to the weights, channel by channel."""
-    scale_N = (weight_NK.abs().amax(dim=-1) / LARGEST).to(torch.bfloat16)
-    # Rounded with the scale that is kept, and a channel of zeros has none.
-    steps_NK = weight_NK / scale_N.float().where(scale_N > 0, torch.ones(()))[:, None]
-    return steps_NK.round().clamp(-LARGEST, LARGEST).to(torch.int8), scale_N
+def joined(layers: Sequence[nn.Linear]) -> tuple[list[Tensor], Tensor | None]:
+    """(weights_NK of each layer, the bias_N of all); they have biases all or none."""
+    biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+    return [layer.weight.detach() for layer in layers], torch.cat(biases) if biases else None
 
 
-def _bytes(whole_NK: Tensor, scale_N: Tensor, bias_N: Tensor | None, x_RK: Tensor) -> Tensor:
-    if x_RK.shape[0] > FEW:
-        # A prompt: the matrix is widened once for all of it.
-        return F.linear(x_RK, whole_NK.float().mul_(scale_N.float()[:, None]), bias_N)
-    y_RN = torch._weight_int8pack_mm(x_RK.to(torch.bfloat16), whole_NK, scale_N).float()
-    return y_RN if bias_N is None else y_RN.add_(bias_N)
+def exact(layers: Sequence[nn.Linear], copied: bool) -> Product:
+    """The product of layers without rounding.
+
+    Args:
+        layers: they have biases all or none.
+        copied: whether they may be laid out anew, as one matrix.
+    """
+    weights_NK, bias_N = joined(layers)
+    first: Any = weights_NK[0]
+    if not copied:
+        return AsTheyLie(weights_NK, bias_N)
+    whole_NK = torch.cat(weights_NK) if len(weights_NK) > 1 else first
+    if first.device.type == "cpu" and first.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        return LaidOut(whole_NK, bias_N)
+    return AsTheyLie([whole_NK], bias_N)

@@ -14,7 +14,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightling.decode.products import BYTES, HALF, KEPT, Product
+from sightling.decode.products import HALF, KEPT, NIBBLES, Product, exact
+from sightling.decode.rounded import fits, lacking, rounded
 from sightling.model.modeling import VisionLanguageModel
 
 FAMILIES = frozenset(
@@ -28,9 +29,6 @@ FIXED = frozenset({"default", "linear", "llama3", "yarn"})
 NARROWED = "cpu", torch.float32
 """Where and of what type weights are that can be stored in fewer bits."""
 
-ENGINES = ("x86", "fbgemm")
-"""PyTorch's engines that have the products for them."""
-
 COPIES = 2**30
 """Bytes of a language model above which its weights are used as they lie, without a second copy of them."""
 
@@ -40,7 +38,7 @@ def refusal(model: VisionLanguageModel, stored: str = KEPT) -> str:
 
     Args:
         model: the model.
-        stored: how its matrices would be stored, as :class:`~sightling.decode.products.Product` takes it.
+        stored: how its matrices would be stored, as :func:`~sightling.decode.rounded.rounded` takes it, or as they are.
     """
     language_model = model.language_model
     config = language_model.config
@@ -59,14 +57,17 @@ def refusal(model: VisionLanguageModel, stored: str = KEPT) -> str:
         return "its language model lies on several devices"
     if stored != KEPT and {(one.device.type, one.dtype) for one in language_model.parameters()} != {NARROWED}:
         return f"{stored} weights are for a float32 model on a CPU"
-    if stored != KEPT and torch.backends.quantized.engine not in ENGINES:
-        return f"{stored} weights need PyTorch's products for x86, which it has not here"
+    if stored != KEPT and lacking(stored):
+        return f"{stored} weights need {lacking(stored)}, which is not here"
     decoder = model.get_decoder()
     for name, module in (*decoder.named_modules(), ("lm_head", model.get_output_embeddings())):
         if module._forward_hooks or module._forward_pre_hooks:
             return f"something is hooked to its {name or 'decoder'}"
         if name.endswith(("_proj", "lm_head")) and type(module) is not nn.Linear:
             return f"its {name} is a {type(module).__name__}"
+        if stored == NIBBLES and name.endswith("_proj") and not fits(module.in_features, module.out_features):
+            sizes = f"{module.in_features} channels in and {module.out_features} out"
+            return f"its {name} has {sizes}, and int4 weights need multiples of 32 and of 16"
     if type(model.get_input_embeddings()) is not nn.Embedding:
         return f"its token embeddings are a {type(model.get_input_embeddings()).__name__}"
     return ""
@@ -124,7 +125,7 @@ class Weights:
     Args:
         model: one that :func:`refusal` has nothing against.
         copied: whether matrices may be laid out anew; None for models of up to :data:`COPIES` bytes.
-        stored: as :class:`~sightling.decode.products.Product` takes it.
+        stored: as :func:`~sightling.decode.rounded.rounded` takes it, or as they are.
     """
 
     def __init__(self, model: VisionLanguageModel, copied: bool | None = None, stored: str = KEPT) -> None:
@@ -133,7 +134,7 @@ class Weights:
         config = model.language_model.config
         if copied is None:
             copied = sum(parameter.nbytes for parameter in {*_watched(model)}) <= COPIES
-        self._laid_out = copied, stored
+        self._copied, self._stored = copied, stored
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
         self.head_width: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -142,8 +143,8 @@ class Weights:
         with torch.inference_mode():
             self.layers = [self._layer(layer, number, config) for number, layer in enumerate(decoder.layers)]
             self.norm = _norm(decoder.norm)
-            # What int8 gives is rounded to bfloat16, and of 6,400 words' logits many would be equal then.
-            self.head = Product([head], copied, HALF if stored == BYTES else stored)
+            # Which word is likeliest is decided here, by logits that may lie close together.
+            self.head = self._product([head], stored if stored == KEPT else HALF)
             self._seen = _state(model)
 
     def current(self, model: VisionLanguageModel) -> bool:
@@ -152,8 +153,11 @@ class Weights:
             places, values = _state(model)
             return places == self._seen[0] and torch.equal(values, self._seen[1])
 
+    def _product(self, layers: list[nn.Linear], stored: str) -> Product:
+        return exact(layers, self._copied) if stored == KEPT else rounded(layers, stored)
+
     def _layer(self, layer: Any, number: int, config: Any) -> Layer:
-        attention, block = layer.self_attn, layer.mlp
+        attention, block, stored = layer.self_attn, layer.mlp, self._stored
         heads_norm = None
         if hasattr(attention, "q_norm"):
             weights = [attention.q_norm.weight] * self.heads + [attention.k_norm.weight] * self.kv_heads
@@ -161,12 +165,12 @@ class Weights:
         gated = all(hasattr(block, name) for name in ("gate_proj", "up_proj", "down_proj"))
         return Layer(
             before=_norm(layer.input_layernorm),
-            qkv=Product([attention.q_proj, attention.k_proj, attention.v_proj], *self._laid_out),
+            qkv=self._product([attention.q_proj, attention.k_proj, attention.v_proj], stored),
             heads_norm=heads_norm,
-            out=Product([attention.o_proj], *self._laid_out),
+            out=self._product([attention.o_proj], stored),
             between=_norm(layer.post_attention_layernorm),
-            gate_up=Product([block.gate_proj, block.up_proj], *self._laid_out) if gated else None,
-            down=Product([block.down_proj], *self._laid_out) if gated else None,
+            gate_up=self._product([block.gate_proj, block.up_proj], stored) if gated else None,
+            down=self._product([block.down_proj], stored) if gated else None,
             activation=block.act_fn if gated else None,
             block=None if gated else block,
             window=_window(config, number),
