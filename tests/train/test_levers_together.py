@@ -12,7 +12,7 @@ from torch import Tensor
 from sightling.train import compiling
 
 ALL: dict[str, Any] = {
-    "objective": {"type": "answer", "max_length": 128, "pack": True, "share": True, "logits_chunk": 3},
+    "objective": {"type": "answer", "max_length": 128, "pack": True, "share": True, "logits_chunk": 3, "trim": True},
     "train": {"connector": True, "language_model": True},
     "features": {"cache": True},
     "gradient_checkpointing": True,
@@ -25,6 +25,7 @@ OFF: dict[str, dict[str, Any]] = {
     "packed rows": {"objective": {**ALL["objective"], "pack": False}},
     "shared pictures": {"objective": {**ALL["objective"], "share": False}},
     "logits in chunks": {"objective": {**ALL["objective"], "logits_chunk": 0}},
+    "trimming": {"objective": {**ALL["objective"], "trim": False}},
     "kept features": {"features": {"cache": False}},
     "gradient checkpointing": {"gradient_checkpointing": False},
     "compilation": {"torch_compile": False},
@@ -67,6 +68,7 @@ def test_turning_all_off_changes_nothing_beyond_rounding_and_training_changes_mo
     for told in OFF.values():
         for key, value in told.items():
             off[key] = {**off.get(key, {}), **value} if isinstance(value, dict) else value
-    off["objective"] = {"type": "answer", "max_length": 128, "pack": False, "share": False, "logits_chunk": 0}
+    off["objective"] = {"type": "answer", "max_length": 128, "pack": False, "share": False, "logits_chunk": 0,
+                        "trim": False}  # fmt: skip
     assert furthest(learnt(folder / "none", **{**ALL, **off})[0], weights) < 2e-4
     assert furthest(learnt(folder / "fewer", **{**ALL, "max_steps": 3})[0], weights) > 5e-4

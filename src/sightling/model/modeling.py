@@ -32,6 +32,7 @@ from sightling.model.mask import TRUNK, tree_mask
 from sightling.model.pretrained import check_keys, readable
 from sightling.model.spatial import TellsPlaces, check_spatial
 from sightling.model.tree import NO_MASK, Layout, attending, layout_for
+from sightling.model.trimming import trimmed
 from sightling.model.vision import PICTURES, SeesPictures
 from sightling.sight.connectors import CrossAttention
 from sightling.sight.encoders import Encoder, check_tiling
@@ -260,13 +261,14 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
         qformer_input_ids: Tensor | None = None,
         qformer_attention_mask: Tensor | None = None,
         logits_chunk: int | None = None,
+        trim: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """The summed cross-entropy over supervised positions of packed rows, and how many were right.
 
         Logits are computed at the S supervised positions only. ``labels_BT`` holds at each position the
         token to predict *from* the position before it, as transformers' labels do; a branch's first token
         is never supervised, so the position before is always its own. ``logits_chunk`` positions are taken at once
-        (:func:`sightling.model.head.summed_loss`), 0 being all.
+        (:func:`sightling.model.head.summed_loss`), 0 being all; ``trim`` is :func:`sightling.model.trimming.trimmed`.
 
         Returns:
             (loss summed over S, number of argmax hits among S), both scalars.
@@ -277,12 +279,11 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
         if image_features is None and pixel_values is not None:
             words = qformer_input_ids, qformer_attention_mask
             image_features = self.get_image_features(pixel_values, image_sizes, *words)
-        hidden_BTD = self.packed_states(
-            input_ids, image_features, position_ids_BT=position_ids, document_ids_BT=document_ids,
-            branch_ids_BT=branch_ids,
-        )  # fmt: skip
         target_BT = labels[:, 1:]
         chosen_BT = target_BT != IGNORED
+        places = {"position_ids_BT": position_ids, "document_ids_BT": document_ids, "branch_ids_BT": branch_ids}
+        with trimmed(self.get_decoder(), F.pad(chosen_BT, (0, 1))) if trim else nullcontext():
+            hidden_BTD = self.packed_states(input_ids, image_features, **places)
         vocabulary = self.language_model.config.vocab_size
         head = self.get_output_embeddings()
         return summed_loss(head, hidden_BTD[:, :-1][chosen_BT], target_BT[chosen_BT], vocabulary, logits_chunk)

@@ -57,6 +57,7 @@ class AnswerOptions(Part):
     model's own when left out. Its control tokens must be the model's, too.
     ``logits_chunk``: the logits of so many supervised positions are there at once, 0 for all of them; as many as make
     2**25 logits when left out (:mod:`sightling.model.head`).
+    ``trim``: the last layer's feed-forward runs at supervised positions only (:mod:`sightling.model.trimming`).
     """
 
     max_length: int = Field(default=1024, ge=16)
@@ -65,6 +66,7 @@ class AnswerOptions(Part):
     augment: Augment = Augment()
     template: str | None = None
     logits_chunk: int | None = Field(default=None, ge=0)
+    trim: bool = True
 
     @field_validator("template")
     @classmethod
@@ -264,8 +266,8 @@ class Answer(Objective):
         """Summed cross-entropy, and ``accuracy``: supervised tokens that argmax gets right."""
         tensors = {name: batch[name] for name in TENSORS}
         shown = look(model, batch, self.features)
-        chunk = self.options.logits_chunk
-        loss, hits = model.supervised_loss(**tensors, **shown, logits_chunk=chunk)  # type: ignore[operator]
+        told = {"logits_chunk": self.options.logits_chunk, "trim": self.options.trim}
+        loss, hits = model.supervised_loss(**tensors, **shown, **told)  # type: ignore[operator]
         return loss, {"accuracy": hits}
 
     def tokens(self, batch: Batch) -> tuple[int, int]:
