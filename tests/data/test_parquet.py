@@ -93,6 +93,23 @@ def test_memory_is_bounded_by_the_window_and_not_by_the_row_group(
     assert most < 4 << 20
 
 
+def test_few_windows_are_kept_and_what_was_freed_is_given_back(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = 0
+
+    def counting() -> None:
+        nonlocal given
+        given += 1
+
+    monkeypatch.setattr(tables, "_give_back", counting)
+    monkeypatch.setattr(tables, "BATCHES_A_TIDYING", 2)
+    rows = ParquetRows(wide)
+    for index in range(40):
+        rows.row(index)
+        assert len(rows._kept) <= tables.KEPT_WINDOWS
+    # Each row is a batch of its own in windows as small as these: 16, 16 and 8 of them, before every third.
+    assert given == 7 + 7 + 3
+
+
 def test_a_source_over_parquet_travels_to_a_worker(wide: Path) -> None:
     source = FileSource(wide)
     source.group(0)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from sightling.data.places import Place, braces, identity, is_pattern, read_range, shards
+from sightling.data.places import HERE_AT_ONCE, Place, at_once, braces, identity, is_pattern, read_range, shards
 from sightling.errors import UserError
 
 
@@ -53,6 +54,21 @@ def test_what_is_missing_or_named_twice_is_told(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     with pytest.raises(UserError, match=r"the folder .* holds no shards"):
         shards(str(tmp_path / "sub"))
+
+
+def test_files_here_are_read_by_few_threads(tmp_path: Path) -> None:
+    files = [tmp_path / f"a-{number}" for number in range(40)]
+    threads = set()
+    together = threading.Barrier(HERE_AT_ONCE)
+
+    def ask(file: Path) -> str:
+        threads.add(threading.get_ident())
+        together.wait(60)
+        return file.name
+
+    # The barrier lets go of none before so many have come, so that the pool must have begun all its threads.
+    assert at_once(ask, files) == [file.name for file in files]  # type: ignore[arg-type]
+    assert len(threads) == HERE_AT_ONCE
 
 
 def test_urls() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -17,14 +18,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import sightling.data.shardindex as shardindex
 import sightling.data.shards as shards_module
 import sightling.data.tables as tables
 from sightling.data.files import FilesOptions, FileSource
 from sightling.data.mixture import Mixture
-from sightling.data.shardindex import cache_folder, line_starts
+from sightling.data.shardindex import CHUNK, cache_folder, line_starts, tar_starts
 from sightling.data.source import SOURCES
 from sightling.data.splits import HoldOut
 from sightling.data.stream import Order, StreamSource
+from sightling.data.tars import record_starts
 from sightling.errors import UserError
 from sightling.parts import make
 
@@ -273,6 +276,47 @@ def test_little_is_kept_of_what_was_read(tmp_path: Path, monkeypatch: pytest.Mon
     # Where more runs are mixed than can be kept, records are read one by one.
     mixing = StreamSource(str(tmp_path / "s-0.jsonl"), shuffle_buffer=10_000)
     assert answers(mixing) == list(range(500)) and mixing.shards._run(0, 0)[1] is None  # type: ignore[attr-defined]
+
+
+def test_small_runs_that_are_over_are_not_kept(tmp_path: Path) -> None:
+    path = lines(tmp_path, (6400,))
+    source = StreamSource(path, shuffle_buffer=640)
+    drawn = 640 // shards_module.RUN + 2
+    order = source.order(0)
+    read: list[tuple[int, int]] = []
+    find = source.shards._run  # type: ignore[attr-defined]
+    for place in range(len(order)):
+        before = set(source.shards._kept)  # type: ignore[attr-defined]
+        source.group(order[place])
+        read += set(source.shards._kept) - before  # type: ignore[attr-defined]
+        assert len(source.shards._kept) <= 2 * drawn  # type: ignore[attr-defined]
+    # None was dropped too early: each is read once.
+    assert len(read) == len(set(read)) == 100 and find(0, 0)[1] is not None
+    # Of a set that is read in part, as many records lie in more runs.
+    some = StreamSource(path, shuffle_buffer=640, split=HoldOut(fraction=0.25, by="id", part="held"))
+    order = some.order(0)
+    for place in range(len(order)):
+        some.group(order[place])
+    assert 3 * drawn < len(some.shards._kept) <= 10 * drawn  # type: ignore[attr-defined]
+
+
+def test_what_is_held_while_lines_are_found_does_not_grow_with_the_shard(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes((b'{"a": "' + b"b" * 120 + b'"}\n') * (40 * CHUNK // 130))
+    tracemalloc.start()
+    try:
+        count = sum(len(starts) for starts in line_starts(tmp_path / "x")) - 1
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 40 * CHUNK // 130 and most < 6 * CHUNK
+
+
+def test_places_in_a_tar_are_handed_on_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shardindex, "WRITTEN_AT_ONCE", 4)
+    tars(tmp_path)
+    pieces = list(tar_starts(tmp_path / "s-0.tar"))
+    assert max(map(len, pieces)) == 4
+    assert np.concatenate(pieces).tolist() == list(record_starts(tmp_path / "s-0.tar"))
 
 
 def test_a_mixture_walks_a_stream_in_its_own_order(tmp_path: Path) -> None:

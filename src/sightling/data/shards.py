@@ -32,7 +32,7 @@ RUN = 64
 """Neighbouring records that stay together when runs are shuffled; what is small is read a run at a time."""
 
 KEPT_BYTES = 8 << 20
-"""Bytes of runs that are kept, for the records of theirs that are asked for next."""
+"""Bytes of runs that are kept, at most, for the records of theirs that are asked for next."""
 
 WINDOW_ROWS = 4096
 """Rows of parquet that are held at once, at most, in each of the windows that :mod:`sightling.data.tables` keeps."""
@@ -48,9 +48,11 @@ class Shards(ABC):
         mixed: whether records of several runs may come in any order at no price.
         key: a name that changes when any shard does.
         content: a name for the shards' own names, sizes and numbers of records, wherever they lie.
+        share: how much of the records is read; where it is little, those drawn from at a time lie in more runs.
     """
 
     mixed = True
+    share = 1.0
     runs: np.ndarray
     units: np.ndarray
     key: str
@@ -101,6 +103,7 @@ class RangeShards(Shards):
         self, files: Sequence[File], format: Format, images_root: Path | None, options: Any, mixed_records: int
     ) -> None:
         self.files, self.format, self.root, self.options = files, format, images_root, options
+        self.mixed_records = mixed_records
         # Runs are read whole where all that are being drawn from can be kept; of others, a record at a time.
         self.small = KEPT_BYTES // (mixed_records // RUN + 2)
         self.tar = format.name == "webdataset"
@@ -146,7 +149,10 @@ class RangeShards(Shards):
         found = read_range(self.files[shard], start, stop) if stop - start <= self.small else None
         self._kept[key] = offsets, found
         self._kept_bytes += len(found or b"") + offsets.nbytes
-        while self._kept_bytes > KEPT_BYTES:
+        # Those being drawn from and, where two pieces of an order meet, those of the next. Else what small runs leave
+        # of KEPT_BYTES would fill with runs that are over.
+        most = 2 * (int(self.mixed_records / self.share) // RUN + 2)
+        while self._kept_bytes > KEPT_BYTES or len(self._kept) > most:
             _, (old, dropped) = self._kept.popitem(last=False)
             self._kept_bytes -= len(dropped or b"") + old.nbytes
         return offsets, found

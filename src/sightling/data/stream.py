@@ -138,6 +138,7 @@ class StreamSource:
         if split is not None or on_error == "skip":
             name = digest(VERSION, self.shards.key, self.format.name, checked, str(root), split, on_error, notes)
             self._read_kept(name, split, on_error)
+            self.shards.share = max(1, int(self._counts.sum())) / max(1, len(self.shards))
         self._ends = np.cumsum(self._counts)
         if not len(self):
             told = f" ({self.skipped} bad ones)" if self.skipped else ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import bisect
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +26,9 @@ from sightling.errors import UserError
 WINDOW_BYTES = 16 << 20
 """How much of a table, uncompressed, is a window; ``KEPT_WINDOWS`` of them stay in memory."""
 
-KEPT_WINDOWS = 4
-BATCHES_A_WINDOW = 8  # What pyarrow decodes at once: small pieces keep its own memory small.
+KEPT_WINDOWS = 2  # Where one ends and the next begins, several readers are in both.
+BATCHES_A_WINDOW = 32  # What pyarrow decodes at once: small pieces keep its own memory small.
+BATCHES_A_TIDYING = 8  # After so many, what pyarrow has freed is given back; more often, pictures are read slower.
 READ_BUFFER = 1 << 20
 
 
@@ -65,7 +66,7 @@ class ParquetRows:
             # A buffer makes pyarrow stream a column's pages instead of reading the whole row group's.
             source = self.path.open("rb") if isinstance(self.path, Place) else self.path
             self._file = pq.ParquetFile(source, buffer_size=READ_BUFFER, pre_buffer=False)
-        self._kept: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
+        self._kept: OrderedDict[int, _Rows] = OrderedDict()
         self._cursor: _Cursor | None = None
 
     @contextmanager
@@ -118,7 +119,7 @@ class ParquetRows:
         ]
         return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
 
-    def _window(self, number: int) -> list[dict[str, Any]]:
+    def _window(self, number: int) -> _Rows:
         if number in self._kept:
             self._kept.move_to_end(number)
             return self._kept[number]
@@ -148,6 +149,37 @@ class ParquetRows:
         self._open()
 
 
+class _Rows(Sequence[dict[str, Any]]):
+    """Rows by column: a dictionary a row would take more memory than a short row's values do."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Any]] = {}
+        self._count = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        for name, column in dict(zip(batch.schema.names, batch.columns)).items():
+            self._columns.setdefault(name, []).extend(column.to_pylist())
+        self._count += batch.num_rows
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return {name: values[index] for name, values in self._columns.items()}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        names = tuple(self._columns)
+        return (dict(zip(names, values)) for values in zip(*self._columns.values()))
+
+
+def _give_back() -> None:
+    """Give the system what pyarrow has freed: else it stays for about a second, in which much more is decoded."""
+    pool = pa.default_memory_pool()
+    # The system's own pool gives large pieces back by itself; asked to, it would go through all the process has.
+    if pool.backend_name != "system":
+        pool.release_unused()
+
+
 class _Cursor:
     """A place within a row group that only moves forward."""
 
@@ -156,19 +188,27 @@ class _Cursor:
         self.at = 0
         self._batches = batches
         self._rest: pa.RecordBatch | None = None
+        self._untidied = 0
 
     def _next(self, most: int) -> pa.RecordBatch:
-        batch = self._rest if self._rest is not None and self._rest.num_rows else next(self._batches)
+        batch = self._rest if self._rest is not None and self._rest.num_rows else self._decoded()
         piece, self._rest = batch.slice(0, most), batch.slice(most)
         self.at += piece.num_rows
         return piece
+
+    def _decoded(self) -> pa.RecordBatch:
+        if self._untidied == BATCHES_A_TIDYING:
+            _give_back()
+            self._untidied = 0
+        self._untidied += 1
+        return next(self._batches)
 
     def skip(self, count: int) -> None:
         while count > 0:
             count -= self._next(count).num_rows
 
-    def take(self, count: int) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
+    def take(self, count: int) -> _Rows:
+        rows = _Rows()
         while len(rows) < count:
-            rows += self._next(count - len(rows)).to_pylist()
+            rows.add(self._next(count - len(rows)))
         return rows
