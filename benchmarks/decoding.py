@@ -6,7 +6,8 @@ that a noisy machine hurts all.
 
 * transformers: `model.generate` with its default cache; a batch is padded to its longest prompt.
 * sightling, transformers: `answer_all` by the same layers, with pictures and caches of its own.
-* sightling, own: by its own decoder; own_float16 and own_int8 with rounded weights, which may say other words.
+* sightling, own: by its own decoder; own_float16, own_int8 and own_int4 with rounded weights, which may say other
+  words.
 
     python benchmarks/decoding.py [--tokens 64] [--rounds 5] [--threads 1 2]
 
@@ -50,6 +51,8 @@ SECTION = {
                        "num_key_value_heads": 8, "intermediate_size": 1408, "vocab_size": 6400},
     "connector": {"type": "mlp"},
 }  # fmt: skip
+ROUNDED = ("float16", "int8", "int4")
+"""How the ways end whose answers may differ."""
 WORDS = 24
 """Words of a question; those of a batch have up to half as many more."""
 
@@ -162,7 +165,7 @@ def measured(model: Any, processor: Any, rows: int, tokens: int, rounds: int) ->
     for told in table.values():
         told["ratio"] = [theirs / ours for theirs, ours in zip(first["token_seconds"], told["token_seconds"])]
         told["answer_ratio"] = [theirs / ours for theirs, ours in zip(first["answer_seconds"], told["answer_seconds"])]
-    kept = [tuple(answers) for name, answers in said.items() if not name.endswith(("float16", "int8"))]
+    kept = [tuple(answers) for name, answers in said.items() if not name.endswith(ROUNDED)]
     for name, answers in said.items():
         pairs = zip(answers, said["transformers generate"])
         table[name]["same_words"] = statistics.mean(ours == theirs for ours, theirs in pairs)

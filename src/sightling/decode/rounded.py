@@ -116,7 +116,7 @@ def _packed_bytes(weight_NK: Tensor) -> Any:
 
 
 def _bytes(packed: Any, x_RK: Tensor) -> Tensor:
-    largest_R1 = torch.linalg.vector_norm(x_RK, torch.inf, -1, keepdim=True).clamp_min_(1e-30)
+    largest_R1 = x_RK.abs().amax(-1, keepdim=True).clamp_min_(1e-30)
     y_RN: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
         x_RK / largest_R1, 1 / INPUTS, INPUTS + 1, packed
     )
