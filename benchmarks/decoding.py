@@ -6,8 +6,8 @@ that a noisy machine hurts all.
 
 * transformers: `model.generate` with its default cache; a batch is padded to its longest prompt.
 * sightling, transformers: `answer_all` by the same layers, with pictures and caches of its own.
-* sightling, own: by its own decoder; own_float16, own_int8 and own_int4 with rounded weights, which may say other
-  words.
+* sightling, own: by its own decoder; own_float16, own_bfloat16 (where the processor has instructions for it),
+  own_int8 and own_int4 with rounded weights, which may say other words.
 
     python benchmarks/decoding.py [--tokens 64] [--rounds 5] [--threads 1 2]
 
@@ -40,6 +40,7 @@ from sightling.decode.batch import answer_all
 from sightling.decode.decoder import STORED
 from sightling.decode.generate import Trace, generate
 from sightling.decode.memory import Memory
+from sightling.decode.rounded import brief_is_fast
 from sightling.model.build import build_model
 from sightling.model.templates import TEMPLATES
 from sightling.model.tokenizer import train_bpe
@@ -51,7 +52,7 @@ SECTION = {
                        "num_key_value_heads": 8, "intermediate_size": 1408, "vocab_size": 6400},
     "connector": {"type": "mlp"},
 }  # fmt: skip
-ROUNDED = ("float16", "int8", "int4")
+ROUNDED = ("float16", "bfloat16", "int8", "int4")
 """How the ways end whose answers may differ."""
 WORDS = 24
 """Words of a question; those of a batch have up to half as many more."""
@@ -145,6 +146,8 @@ def measured(model: Any, processor: Any, rows: int, tokens: int, rounds: int) ->
     ways: dict[str, Callable[[int], list[str]]] = {}
     ways["transformers generate"] = partial(_by_them, model, processor, samples)
     for way in ("transformers", *STORED):
+        if way == "own_bfloat16" and not brief_is_fast():
+            continue
         ways[f"sightling, {way}"] = partial(_by_us, model, processor, samples, way)
     clock, said = Clock(), {}
     for turn in range(rounds + 1):

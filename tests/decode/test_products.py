@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from kit import QWEN2, grow
+from sightling.decode import decoder as decoder_module
 from sightling.decode.decoder import decoder_for
 from sightling.decode.own import OwnDecoder
-from sightling.decode.products import BYTES, HALF, KEPT, NIBBLES, Product, exact
+from sightling.decode.products import BRIEF, BYTES, HALF, KEPT, NIBBLES, Product, exact
 from sightling.decode.rounded import rounded
 from sightling.errors import UserError
 
@@ -26,8 +27,9 @@ def made(layers: list[nn.Linear], stored: str, copied: bool = True) -> Product:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     "stored, copied, near",
-    [(KEPT, True, 1e-6), (KEPT, False, 1e-6), (HALF, True, 1e-3), (BYTES, True, 2e-2), (NIBBLES, True, 0.1)],
-)
+    [(KEPT, True, 1e-6), (KEPT, False, 1e-6), (HALF, True, 1e-3), (BRIEF, True, 1e-2), (BYTES, True, 2e-2),
+     (NIBBLES, True, 0.1)],
+)  # fmt: skip
 def test_side_by_side(stored: str, copied: bool, near: float, bias: bool) -> None:
     def far(found: torch.Tensor, expected: torch.Tensor) -> float:
         return float((found - expected).norm() / expected.norm())
@@ -40,7 +42,7 @@ def test_side_by_side(stored: str, copied: bool, near: float, bias: bool) -> Non
             assert far(made([one], stored, copied).added(to, x), to + one(x)) < near
 
 
-@pytest.mark.parametrize("stored", [HALF, BYTES, NIBBLES])
+@pytest.mark.parametrize("stored", [HALF, BRIEF, BYTES, NIBBLES])
 def test_a_matrix_of_zeros_stays_one(stored: str) -> None:
     (layer,) = drawn(16, bias=False)
     with torch.inference_mode():
@@ -49,7 +51,7 @@ def test_a_matrix_of_zeros_stays_one(stored: str) -> None:
             assert not made([layer], stored)(torch.randn(rows, 96)).any()
 
 
-@pytest.mark.parametrize("stored", [HALF, BYTES, NIBBLES])
+@pytest.mark.parametrize("stored", [HALF, BRIEF, BYTES, NIBBLES])
 def test_a_row_does_not_depend_on_its_neighbours(stored: str) -> None:
     product = made(drawn(64), stored)
     with torch.inference_mode():
@@ -65,7 +67,9 @@ def scores(decoder: OwnDecoder, tokens: Sequence[int]) -> torch.Tensor:
         return decoder.logits(decoder.feed(decoder.start(1), [tokens]))[0]
 
 
-@pytest.mark.parametrize("way, near", [("own_float16", 0.99999), ("own_int8", 0.996), ("own_int4", 0.85)])
+@pytest.mark.parametrize(
+    "way, near", [("own_float16", 0.99999), ("own_bfloat16", 0.999), ("own_int8", 0.996), ("own_int4", 0.85)]
+)
 def test_rounded_weights_are_near_and_said_so(way: str, near: float) -> None:
     model, _ = grow(seed=2, language_model=QWEN2 | {"intermediate_size": 64})
     tokens = list(range(50, 70))
@@ -76,6 +80,16 @@ def test_rounded_weights_are_near_and_said_so(way: str, near: float) -> None:
     found = scores(decoder, tokens)
     assert torch.nn.functional.cosine_similarity(found, exact, dim=0) > near
     assert not torch.equal(found, exact)
+
+
+def test_bfloat16_is_usual_for_large_models_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = grow(seed=2, language_model=QWEN2)
+    monkeypatch.setattr(decoder_module, "brief_is_fast", lambda: True)
+    assert decoder_for(model).way == "own"
+    monkeypatch.setattr(decoder_module, "LARGE", 1000)
+    assert decoder_for(model).way == "own_bfloat16" and decoder_for(model, "own").way == "own"
+    monkeypatch.setattr(decoder_module, "brief_is_fast", lambda: False)
+    assert decoder_for(model).way == "own"
 
 
 def test_rounded_weights_are_of_float32_on_a_cpu() -> None:

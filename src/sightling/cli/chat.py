@@ -38,7 +38,7 @@ def chat(
         str,
         typer.Option(
             "--decoder",
-            help="own, own_float16, own_int8 or own_int4 (rounded, for a CPU), transformers, or auto: own if it can.",
+            help="auto (own if it can), own, transformers, or rounded on a CPU: own_{float16,bfloat16,int8,int4}.",
         ),
     ] = "auto",
     frames: Annotated[

@@ -12,18 +12,22 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from sightling.decode.own import OwnDecoder
-from sightling.decode.products import BYTES, HALF, KEPT, NIBBLES
+from sightling.decode.products import BRIEF, BYTES, HALF, KEPT, NIBBLES
+from sightling.decode.rounded import brief_is_fast
 from sightling.decode.theirs import TheirDecoder
 from sightling.decode.weights import refusal
 from sightling.errors import UserError, nearest
 from sightling.model.modeling import VisionLanguageModel
 from sightling.model.spatial import Position
 
-STORED = {"own": KEPT, "own_float16": HALF, "own_int8": BYTES, "own_int4": NIBBLES}
+STORED = {"own": KEPT, "own_float16": HALF, "own_bfloat16": BRIEF, "own_int8": BYTES, "own_int4": NIBBLES}
 """The own ways, by how they store the language model's matrices: as they are, or rounded for speed."""
 
 WAYS = ("auto", *STORED, "transformers")
-"""What may be asked for; ``auto`` is ``own`` where the model can be decoded so, else ``transformers``."""
+"""What may be asked for; ``auto`` is an own way (:func:`usual`) where there can be one, else ``transformers``."""
+
+LARGE = 2**24
+"""Parameters of a language model from which the products are most of a token's time."""
 
 
 class Held(Protocol):
@@ -81,6 +85,12 @@ class Decoder(Protocol):
 _known: WeakKeyDictionary[VisionLanguageModel, dict[str, OwnDecoder]] = WeakKeyDictionary()
 
 
+def usual(model: VisionLanguageModel) -> str:
+    """The own way that ``auto`` takes: in bfloat16 for a large float32 model where the processor computes in it."""
+    count = sum(parameter.numel() for parameter in model.language_model.parameters())
+    return "own_bfloat16" if count >= LARGE and brief_is_fast() and not refusal(model, BRIEF) else "own"
+
+
 def decoder_for(model: VisionLanguageModel, way: str = "auto") -> Decoder:
     """The decoder of a model as its weights are now; what was laid out for an earlier answer is used again.
 
@@ -89,7 +99,7 @@ def decoder_for(model: VisionLanguageModel, way: str = "auto") -> Decoder:
     """
     if way not in WAYS:
         raise UserError(f"decoder = {way!r} is unknown; {nearest(way, WAYS)}")
-    stored = STORED.get(way, KEPT)
+    stored = STORED.get(usual(model) if way == "auto" else way, KEPT)
     reason = "transformers was asked for" if way == "transformers" else refusal(model, stored)
     if reason:
         if way in STORED:

@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-KEPT, HALF, BYTES, NIBBLES = "kept", "float16", "int8", "int4"
+KEPT, HALF, BRIEF, BYTES, NIBBLES = "kept", "float16", "bfloat16", "int8", "int4"
 """Matrices as they are, or rounded."""
 
 

@@ -3,6 +3,7 @@
 One row times a matrix is memory traffic, and several rows are half of it, so that fewer bits are faster.
 
 * ``float16`` weights, inputs and sums in float32 (FBGEMM).
+* ``bfloat16`` weights and inputs, sums in float32 (oneDNN); fast where a processor has instructions for it.
 * ``int8`` weights with a scale for each channel out, and inputs in whole numbers too, with a scale for each row, so
   that no row's answer depends on its neighbours (FBGEMM).
 * ``int4`` weights with a scale and an offset for every few channels in, inputs in bfloat16.
@@ -24,7 +25,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from sightling.decode.products import BYTES, HALF, NIBBLES, joined
+from sightling.decode.products import BRIEF, BYTES, HALF, NIBBLES, joined
 
 LARGEST = 127
 """Of the whole numbers that a channel's weights are rounded to."""
@@ -51,6 +52,7 @@ TYPED = torch, "_make_per_channel_quantized_tensor"
 
 KERNELS = {
     HALF: (torch.ops.quantized, "linear_dynamic_fp16"),
+    BRIEF: (torch.ops.mkldnn, "_linear_pointwise"),
     BYTES: (torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32"),
     NIBBLES: (torch, "_weight_int4pack_mm_for_cpu"),
 }
@@ -89,12 +91,14 @@ def rounded(layers: Sequence[nn.Linear], stored: str) -> Rounded:
 
     Args:
         layers: they have biases all or none.
-        stored: :data:`~sightling.decode.products.HALF`, ``BYTES`` or ``NIBBLES``.
+        stored: :data:`~sightling.decode.products.HALF`, ``BRIEF``, ``BYTES`` or ``NIBBLES``.
     """
     weights_NK, bias_N = joined(layers)
     weight_NK = torch.cat(weights_NK)
     if stored == HALF:
         return Rounded(partial(_half, torch.ops.quantized.linear_prepack_fp16(weight_NK, None)), bias_N)
+    if stored == BRIEF:
+        return Rounded(partial(_brief, weight_NK.bfloat16(), _blocks(weight_NK.bfloat16())), bias_N)
     if stored == BYTES:
         return Rounded(partial(_bytes, _packed_bytes(weight_NK)), bias_N)
     return Rounded(_Nibbles(weight_NK), bias_N)
@@ -103,6 +107,26 @@ def rounded(layers: Sequence[nn.Linear], stored: str) -> Rounded:
 def _half(packed: Any, x_RK: Tensor) -> Tensor:
     y_RN: Tensor = torch.ops.quantized.linear_dynamic_fp16(x_RK, packed)
     return y_RN
+
+
+def brief_is_fast() -> bool:
+    """Whether this processor has instructions for products in bfloat16 (AVX512 or AMX)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _blocks(weight_NK: Tensor) -> Tensor | None:
+    """A bfloat16 matrix in oneDNN's layout; None where it has none for this processor."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    blocks: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_NK, 8)
+    return blocks
+
+
+def _brief(weight_NK: Tensor, blocks: Tensor | None, x_RK: Tensor) -> Tensor:
+    if blocks is None:
+        return F.linear(x_RK.bfloat16(), weight_NK).float()
+    y_RN: Tensor = torch.ops.mkldnn._linear_pointwise(x_RK.bfloat16(), blocks, None, "none", [], "")
+    return y_RN.float()
 
 
 def _packed_bytes(weight_NK: Tensor) -> Any:
