@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from html import escape
 
 WIDTH, NAMES, EACH = 860, 330, 30
-INK, BAR, FIRST = "#808080", "#3b82c4", "#b0793a"
+INK, BAR, PEER = "#808080", "#3b82c4", "#b0793a"
 
 
-def bars(values: Mapping[str, float], unit: str) -> str:
-    """One bar for each value, the first in a colour of its own; beside it the value and its ratio to the first."""
+def bars(values: Mapping[str, float], unit: str, peers: Collection[str]) -> str:
+    """One bar for each value, ``peers`` in a colour of their own; beside it the value and its ratio to the first."""
     base, most = next(iter(values.values())), max(values.values())
     room = WIDTH - NAMES - 170
     height = EACH * (len(values) + 1)
@@ -21,7 +21,7 @@ def bars(values: Mapping[str, float], unit: str) -> str:
         text = top + 14
         body += [
             f'<text x="{NAMES - 10}" y="{text}" text-anchor="end">{escape(name)}</text>',
-            f'<rect x="{NAMES}" y="{top}" width="{length:.1f}" height="18" fill="{BAR if number else FIRST}"/>',
+            f'<rect x="{NAMES}" y="{top}" width="{length:.1f}" height="18" fill="{PEER if name in peers else BAR}"/>',
             f'<text x="{NAMES + length + 8:.1f}" y="{text}">{value:,.0f} ({value / base:.2f} times)</text>',
         ]
     body.append(f'<text x="{NAMES}" y="{height - 10}">{escape(unit)}</text>')

@@ -297,7 +297,8 @@ def main() -> None:
     result = {"rates": rates, "medians": medians, "parameters": count, "lengths": lengths, "utilisation": used}
     told.output.write_text(json.dumps(result, indent=2))
     if told.plot is not None:
-        told.plot.write_text(bars(medians, "real tokens a second"), encoding="utf-8")
+        peers = [name for name in medians if name.startswith("transformers")]
+        told.plot.write_text(bars(medians, "real tokens a second", peers), encoding="utf-8")
 
 
 if __name__ == "__main__":
