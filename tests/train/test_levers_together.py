@@ -12,11 +12,13 @@ from torch import Tensor
 from sightling.train import compiling
 
 ALL: dict[str, Any] = {
-    "objective": {"type": "answer", "max_length": 128, "pack": True, "share": True, "logits_chunk": 3, "trim": True},
+    "objective": {"type": "answer", "max_length": 128, "pack": True, "share": True, "logits_chunk": 3,
+                  "encode_once": True, "trim": True},
     "train": {"connector": True, "language_model": True},
     "features": {"cache": True},
     "gradient_checkpointing": True,
     "torch_compile": True,
+    "compact_attention": True,
     "optim_fused": True,
     "dataloader_num_workers": 1,
     "gradient_accumulation_steps": 1,
@@ -25,6 +27,8 @@ OFF: dict[str, dict[str, Any]] = {
     "packed rows": {"objective": {**ALL["objective"], "pack": False}},
     "shared pictures": {"objective": {**ALL["objective"], "share": False}},
     "logits in chunks": {"objective": {**ALL["objective"], "logits_chunk": 0}},
+    "one encoding of a picture": {"objective": {**ALL["objective"], "encode_once": False}},
+    "compact attention": {"compact_attention": False},
     "trimming": {"objective": {**ALL["objective"], "trim": False}},
     "kept features": {"features": {"cache": False}},
     "gradient checkpointing": {"gradient_checkpointing": False},
@@ -69,6 +73,6 @@ def test_turning_all_off_changes_nothing_beyond_rounding_and_training_changes_mo
         for key, value in told.items():
             off[key] = {**off.get(key, {}), **value} if isinstance(value, dict) else value
     off["objective"] = {"type": "answer", "max_length": 128, "pack": False, "share": False, "logits_chunk": 0,
-                        "trim": False}  # fmt: skip
+                        "encode_once": False, "trim": False}  # fmt: skip
     assert furthest(learnt(folder / "none", **{**ALL, **off})[0], weights) < 2e-4
     assert furthest(learnt(folder / "fewer", **{**ALL, "max_steps": 3})[0], weights) > 5e-4

@@ -68,17 +68,26 @@ def test_steps_on_the_short_side_give_what_steps_on_all_give(
     x_KMN = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(0))
     # Singular values from 1 down to what float32's products with themselves nearly lose.
     x_KMN[1] *= torch.logspace(0, -4, rows)[:, None]
-    short = orthogonalise(x_KMN)
-    monkeypatch.setattr("sightling.train.muon.WIDE", columns + 1)
-    torch.testing.assert_close(short, orthogonalise(x_KMN), rtol=0, atol=1e-3)
+    short, whole = orthogonalise(x_KMN), orthogonalise(x_KMN, short_side=False)
+    assert not torch.equal(short, whole)
+    torch.testing.assert_close(short, whole, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("short_side", [True, False])
 @pytest.mark.parametrize("shape", [(16, 64), (48, 24), (8, 12), (9, 9)])
-def test_operations_are_counted_as_they_are_done(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_are_counted_as_they_are_done(
+    shape: tuple[int, int], short_side: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sightling.train.muon.iteration_dtype", lambda device: torch.float32)
     with FlopCounterMode(display=False) as counter:
-        orthogonal([torch.ones(shape)])
-    assert counter.get_total_flops() == iteration_flops(shape, 5, torch.float32)
+        orthogonal([torch.ones(shape)], short_side=short_side)
+    assert counter.get_total_flops() == iteration_flops(shape, 5, torch.float32, short_side)
+
+
+def test_a_stage_says_how_muon_works() -> None:
+    for told in (True, False):
+        muon = optimizers(ToyModel(), optim="muon", muon_shared=told, muon_short_side=told).inner["muon"]
+        assert isinstance(muon, Muon) and muon.shared is told and muon.short_side is told
 
 
 def test_updates_are_those_of_torch() -> None:

@@ -18,11 +18,11 @@ from sightling.train.shared_muon import owners
 SHAPES = [(4, 6), (6, 4), (8, 8), (3, 5), (4, 6), (2, 12)]
 
 
-def learnt() -> list[Tensor]:
+def learnt(shared: bool = True) -> list[Tensor]:
     """Matrices of several shapes after two updates; the last one has no gradient."""
     generator = torch.Generator().manual_seed(0)
     parameters = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
-    muon = Muon(parameters, lr=0.1)
+    muon = Muon(parameters, lr=0.1, shared=shared)
     for _ in range(2):
         for parameter in parameters[:-1]:
             parameter.grad = torch.randn(parameter.shape, generator=generator)
@@ -37,6 +37,8 @@ def _process(rank: int, ranks: int, limit: int, folder: Path) -> None:
 
     muon.MAX_ELEMENTS = limit
     torch.save(learnt(), folder / f"{rank}.pt")
+    muon.in_shares = None  # type: ignore[assignment]
+    torch.save(learnt(shared=False), folder / f"{rank} alone.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -52,6 +54,8 @@ def test_all_processes_find_what_one_finds(tmp_path: Path, ranks: int, limit: in
         assert process.exitcode == 0
     alone = learnt()
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(ranks)]
+    for rank in range(ranks):
+        assert all(map(torch.equal, torch.load(tmp_path / f"{rank} alone.pt"), alone))
     for number, expected in enumerate(alone):
         torch.testing.assert_close(found[0][number], expected, rtol=1e-5, atol=1e-6)
         assert all(torch.equal(one[number], found[0][number]) for one in found)

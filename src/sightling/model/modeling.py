@@ -75,8 +75,8 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    row_multiple = 1
-    """Packed rows are filled up to multiples of so many tokens, for a compiler that likes few lengths."""
+    row_multiple, compact = 1, True
+    """Packed rows are filled up to multiples of so many tokens, for compilers; their attention may be compact."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class VisionLanguageModel(SeesPictures, TellsPlaces, PreTrainedModel, Generation
         Raises:
             UserError: a kind of layer or of attention that cannot keep the documents of a row apart.
         """
-        if self._windowed(position_ids_BT):
+        if self._windowed(position_ids_BT) or not self.compact:
             return None
         return layout_for(self.language_model, document_ids_BT, branch_ids_BT)
 

@@ -3,6 +3,8 @@
 ``gradient_checkpointing``: layers keep their input alone and are computed once more on the way back
 (:mod:`sightling.model.recomputing`); true is all layers that can, or a list names parts.
 ``torch_compile``: the language model's layers are compiled (:mod:`sightling.train.compiling`).
+``compact_attention``: scores between documents of a row are not computed where that saves much
+(:mod:`sightling.model.tree`); false computes and masks them all.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ def levers(
     with ExitStack() as stack:
         kinds: dict[type, Callable[..., Any]] = {}
         before = 0
+        stack.callback(setattr, model, "compact", model.compact)
+        model.compact = stage.compact_attention
         if stage.torch_compile:
             kinds = stack.enter_context(compiled_layers(model, device, where))
             before = graphs()

@@ -45,15 +45,16 @@ def iteration_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
 
-def orthogonalise(update_KMN: Tensor, steps: int = 5, eps: float = 1e-7) -> Tensor:
+def orthogonalise(update_KMN: Tensor, steps: int = 5, short_side: bool = True, eps: float = 1e-7) -> Tensor:
     """Each matrix with its singular values pushed to about 1 (between 0.7 and 1.2), by Newton-Schulz.
 
-    Takes wide matrices (M <= N), returns them as :func:`iteration_dtype` says.
+    Takes wide matrices (M <= N), returns them as :func:`iteration_dtype` says. ``short_side``: in float32 long ones are
+    multiplied by a polynomial of their products with themselves, which takes fewer operations; else never.
     """
     x_KMN = update_KMN.to(iteration_dtype(update_KMN.device))
     # The Frobenius norm bounds the spectral norm, and the iteration needs a spectral norm of at most 1.
     x_KMN = x_KMN / x_KMN.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
-    if _on_short_side(x_KMN.shape[-2], x_KMN.shape[-1], x_KMN.dtype):
+    if short_side and _on_short_side(x_KMN.shape[-2], x_KMN.shape[-1], x_KMN.dtype):
         return torch.bmm(_factor(torch.bmm(x_KMN, x_KMN.mT), steps), x_KMN)
     for _ in range(steps):
         gram_KMM = torch.bmm(x_KMN, x_KMN.mT)
@@ -66,10 +67,10 @@ def _on_short_side(rows: int, columns: int, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and columns >= WIDE * rows
 
 
-def iteration_flops(shape: Sequence[int], steps: int, dtype: torch.dtype) -> int:
+def iteration_flops(shape: Sequence[int], steps: int, dtype: torch.dtype, short_side: bool = True) -> int:
     """Floating-point operations of :func:`orthogonalise` for a matrix, two for a multiplication and an addition."""
     rows, columns = min(shape), max(shape)
-    if _on_short_side(rows, columns, dtype):
+    if short_side and _on_short_side(rows, columns, dtype):
         return 4 * rows * rows * columns + (4 * steps - 3) * 2 * rows**3
     return steps * (4 * rows * rows * columns + 2 * rows**3)
 
@@ -89,15 +90,19 @@ def _factor(gram_KMM: Tensor, steps: int) -> Tensor:
     return whole_KMM
 
 
-def orthogonal(updates: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
+def orthogonal(updates: Sequence[Tensor], steps: int = 5, short_side: bool = True) -> list[Tensor]:
     """:func:`orthogonalise` for matrices that are alike but for lying or standing; each keeps its shape."""
     wide = [update if update.shape[0] <= update.shape[1] else update.mT for update in updates]
-    done_KMN = orthogonalise(torch.stack(wide), steps)
+    done_KMN = orthogonalise(torch.stack(wide), steps, short_side)
     return [one if update.shape[0] <= update.shape[1] else one.mT for update, one in zip(updates, done_KMN)]
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for 2-D parameters. Those that are cut among processes are brought together for the iteration.
+
+    Args:
+        shared: whether processes that hold the same parameters do a part of the iterations each.
+        short_side: as :func:`orthogonalise` takes it.
 
     Raises:
         ValueError: a parameter that is no matrix.
@@ -110,8 +115,11 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         ns_steps: int = 5,
+        shared: bool = True,
+        short_side: bool = True,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "ns_steps": ns_steps})
+        self.shared, self.short_side = shared, short_side
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim != 2:
@@ -126,7 +134,7 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             learning = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameters in _together(learning):
+            for parameters in _together(learning, self._spread()):
                 self._update(group, parameters)
         return loss
 
@@ -147,23 +155,24 @@ class Muon(torch.optim.Optimizer):
             own.mul_(1 - group["lr"] * group["weight_decay"])
             own.add_(update, alpha=-group["lr"] * scale)
 
-    @staticmethod
-    def _orthogonal(updates: list[Tensor], steps: int) -> list[Tensor]:
+    def _spread(self) -> bool:
+        return self.shared and ranks() > 1
+
+    def _orthogonal(self, updates: list[Tensor], steps: int) -> list[Tensor]:
         dtype = iteration_dtype(updates[0].device)
 
         def alike(some: list[Tensor]) -> list[Tensor]:
-            return orthogonal(some, steps)
+            return orthogonal(some, steps, self.short_side)
 
         if is_cut(updates[0]):
             from sightling.train.sharded_muon import in_turns
 
             return in_turns(updates, alike, dtype)
-        return in_shares(updates, alike, dtype) if ranks() > 1 else alike(updates)
+        return in_shares(updates, alike, dtype) if self._spread() else alike(updates)
 
 
-def _together(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+def _together(parameters: Sequence[Tensor], spread: bool) -> list[list[Tensor]]:
     """What is computed at once: matrices of one shape; where processes share the work, of all shapes."""
-    spread = ranks() > 1
     groups: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
     for parameter in parameters:
         # Of two that are cut, one that lies and one that stands have other rows.

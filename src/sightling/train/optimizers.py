@@ -168,7 +168,9 @@ def build_optimizers(stage: TrainStage, parts: Mapping[str, nn.Module], rates: M
         )
     matrices = [group for (_, muon, _), group in groups.items() if muon]
     if matrices:
-        inner["muon"] = Muon(matrices, momentum=stage.muon_momentum)
+        inner["muon"] = Muon(
+            matrices, momentum=stage.muon_momentum, shared=stage.muon_shared, short_side=stage.muon_short_side
+        )
     if not inner:
         raise ValueError("there is nothing to train: every part is frozen or has no parameters")
     return Optimizers(inner)

@@ -258,7 +258,12 @@ def _update(parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> N
 
 
 def muon_flops(optimizers: Optimizers, device: torch.device) -> int:
-    """Floating-point operations of Muon's iterations in one update, over all processes, which share them."""
+    """Floating-point operations of Muon's iterations in one update, of one process that does them all."""
+    muon = optimizers.inner.get("muon")
+    if not isinstance(muon, Muon):
+        return 0
     dtype = iteration_dtype(device)
-    groups = optimizers.inner["muon"].param_groups if "muon" in optimizers.inner else ()
-    return sum(iteration_flops(one.shape, group["ns_steps"], dtype) for group in groups for one in group["params"])
+    return sum(
+        iteration_flops(one.shape, group["ns_steps"], dtype, muon.short_side)
+        for group in muon.param_groups for one in group["params"]
+    )  # fmt: skip

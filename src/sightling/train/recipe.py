@@ -129,7 +129,7 @@ class TrainStage(RunWide):
     """A stage that trains: data + objective + what trains at which rate + schedule.
 
     Exactly one of ``max_steps`` and ``num_train_epochs`` is set. ``eval_steps`` 0 measures no held-out loss.
-    ``gradient_checkpointing`` and ``torch_compile`` are explained by :mod:`sightling.train.levers`.
+    ``gradient_checkpointing``, ``torch_compile`` and ``compact_attention``: see :mod:`sightling.train.levers`.
     """
 
     objective: dict[str, Any]
@@ -148,6 +148,8 @@ class TrainStage(RunWide):
     adam_epsilon: float = Field(default=1e-8, gt=0)
     optim_fused: bool = True
     muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    muon_shared: bool = True
+    muon_short_side: bool = True
     max_grad_norm: float = Field(default=1.0, ge=0)
     lr_scheduler_type: ScheduleName = "linear"
     lr_scheduler_kwargs: ScheduleOptions = ScheduleOptions()
@@ -157,6 +159,7 @@ class TrainStage(RunWide):
     features: FeatureOptions | None = None
     gradient_checkpointing: Annotated[Any, AfterValidator(_checkpointed)] = False
     torch_compile: bool = False
+    compact_attention: bool = True
 
 
 _SECTIONS: dict[str, type[Part]] = {

@@ -79,8 +79,10 @@ def show(
     return Shown((image.height, image.width, picture.tiles or OWN), pixels, key=key, damage=damage)
 
 
-def gather(shown: Sequence[Shown]) -> dict[str, Any]:
+def gather(shown: Sequence[Shown], once: bool = True) -> dict[str, Any]:
     """Pictures in the order of their placeholders, by the names of :data:`KEYS`.
+
+    Without ``once`` every place's picture counts as distinct.
 
     ``pixel_values`` are of the distinct pictures that the encoder has to see, ``image_sizes`` of all distinct ones,
     ``picture_keys`` too, where features are kept; ``kept`` are all that were found, one picture's behind another's, and
@@ -96,7 +98,7 @@ def gather(shown: Sequence[Shown]) -> dict[str, Any]:
     appearances = []
     for one in shown:
         alike = places.setdefault(_glance(one), [])
-        known = next((other for other in alike if _same(one, other)), None)
+        known = next((other for other in alike if once and _same(one, other)), None)
         if known is None:
             alike.append(one)
             numbers[id(one)] = len(distinct)

@@ -57,6 +57,7 @@ class AnswerOptions(Part):
     model's own when left out. Its control tokens must be the model's, too.
     ``logits_chunk``: the logits of so many supervised positions are there at once, 0 for all of them; as many as make
     2**25 logits when left out (:mod:`sightling.model.head`).
+    ``encode_once``: a picture that several documents of a micro-batch show goes through the encoder once.
     ``trim``: the last layer's feed-forward runs at supervised positions only (:mod:`sightling.model.trimming`).
     """
 
@@ -66,6 +67,7 @@ class AnswerOptions(Part):
     augment: Augment = Augment()
     template: str | None = None
     logits_chunk: int | None = Field(default=None, ge=0)
+    encode_once: bool = True
     trim: bool = True
 
     @field_validator("template")
@@ -254,7 +256,8 @@ class Answer(Objective):
         lengths = [len(part) for part, _ in documents]
         rows = fill_rows(lengths, self.options.max_length) if self.options.pack else [[i] for i in range(len(lengths))]
         batch: Batch = collate_rows([part for part, _ in documents], rows, self.processor.pad_token_id)
-        batch |= gather([picture for row in rows for index in row for picture in documents[index][1]])
+        shown = [picture for row in rows for index in row for picture in documents[index][1]]
+        batch |= gather(shown, once=self.options.encode_once)
         batch["samples"] = sum(part.samples for part, _ in documents)
         return batch
 
