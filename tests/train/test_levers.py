@@ -76,12 +76,16 @@ def planned(small: Recipe) -> Any:
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_plan_counts_less_that_is_kept_and_more_that_is_computed(tmp_path: Path, bf16: bool) -> None:
+    whole = {"type": "answer", "max_length": 128, "trim": False}
     usual, checkpointed = (
-        planned(recipe(tmp_path / "words", gradient_checkpointing=told, bf16=bf16)) for told in (False, True)
+        planned(recipe(tmp_path / "words", gradient_checkpointing=told, bf16=bf16, objective=whole))
+        for told in (False, True)
     )
     assert checkpointed.memory.activations < 0.7 * usual.memory.activations and checkpointed.peak < usual.peak
     assert 1.1 * usual.flops < checkpointed.flops < 1.34 * usual.flops
     assert checkpointed.memory.weights == usual.memory.weights
+    trimmed = planned(recipe(tmp_path / "words", bf16=bf16))
+    assert trimmed.flops < usual.flops and trimmed.memory.activations < usual.memory.activations
 
 
 @pytest.mark.parametrize(

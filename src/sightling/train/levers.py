@@ -33,8 +33,9 @@ def levers(
     with ExitStack() as stack:
         kinds: dict[type, Callable[..., Any]] = {}
         before = 0
-        stack.callback(setattr, model, "compact", model.compact)
-        model.compact = stage.compact_attention
+        if not stage.compact_attention:
+            stack.callback(setattr, model, "compact", model.compact)
+            model.compact = False
         if stage.torch_compile:
             kinds = stack.enter_context(compiled_layers(model, device, where))
             before = graphs()
