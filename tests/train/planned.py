@@ -21,6 +21,7 @@ from sightling.train.trained import EXTRA, Whole, able_to_learn, model_parts, se
 
 WORLD = {"type": "world", "languages": ["en"], "families": ["color"], "questions_per_picture": 2,
          "scene": {"max_things": 2}}  # fmt: skip
+REST = {"connector": True, "language_model": True}
 ALL = {"encoder": True, "connector": True, "language_model": True}
 
 

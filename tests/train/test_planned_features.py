@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from planned import WORLD, grown, planned, recipe
+from planned import REST, WORLD, grown, planned, recipe
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,8 +21,6 @@ from sightling.train.plan_text import show
 from sightling.train.planned_features import shape_cache
 from sightling.train.planning import plan_recipe
 from sightling.train.recipe import Recipe, TrainStage
-
-REST = {"connector": True, "language_model": True}
 
 
 def keeping(words: str, length: int | None = 6, **told: Any) -> Recipe:

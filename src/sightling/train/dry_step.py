@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,8 +25,10 @@ class DryStep:
     peak: int
 
 
-def dry_step(whole: Whole, batch: Batch, device_type: str, bf16: bool) -> DryStep:
+def dry_step(whole: Whole, batch: Batch, device_type: str, bf16: bool, gathered: Set[int] = frozenset()) -> DryStep:
     """Run the loss of a micro-batch and its gradients on a model of the meta device.
+
+    ``gathered``: the ids of weights that are gathered, and let go, in the type that they are computed with.
 
     Raises:
         NotImplementedError: a step whose shapes follow from values that are not there.
@@ -36,7 +38,8 @@ def dry_step(whole: Whole, batch: Batch, device_type: str, bf16: bool) -> DrySte
     pixels = batch.get("pixel_values")
     if isinstance(pixels, Tensor):
         batch = {**batch, "pixel_values": pixels.to("meta")}
-    with dry_run([*whole.parameters(), *whole.buffers()], device_type, bf16) as dry, ExitStack() as hooks:
+    held = [*whole.parameters(), *whole.buffers()]
+    with dry_run(held, device_type, bf16, gathered) as dry, ExitStack() as hooks:
 
         def gradient(parameter: Tensor) -> None:
             if parameter.grad is not None:
@@ -44,7 +47,7 @@ def dry_step(whole: Whole, batch: Batch, device_type: str, bf16: bool) -> DrySte
 
         for parameter in trained:
             hooks.callback(parameter.register_post_accumulate_grad_hook(gradient).remove)
-        with ActivationMeter(whole) as meter:
+        with ActivationMeter(whole, dry.gathered) as meter:
             loss, _ = whole(batch)
         loss.backward()
     del loss
@@ -72,8 +75,10 @@ class DryStage:
     peak: int
 
 
-def dry_stage(whole: Whole, batches: Sequence[Batch], device_type: str, bf16: bool, where: str) -> DryStage:
-    """Run each of these micro-batches dry.
+def dry_stage(
+    whole: Whole, batches: Sequence[Batch], device_type: str, bf16: bool, where: str, gathered: Set[int] = frozenset()
+) -> DryStage:
+    """Run each of these micro-batches dry, as :func:`dry_step` does.
 
     Raises:
         UserError: a step whose shapes follow from values that are not there.
@@ -82,7 +87,7 @@ def dry_stage(whole: Whole, batches: Sequence[Batch], device_type: str, bf16: bo
     flops, activations, peak = 0, 0, 0
     for batch in batches:
         try:
-            found = dry_step(whole, batch, device_type, bf16)
+            found = dry_step(whole, batch, device_type, bf16, gathered)
         except (NotImplementedError, RuntimeError) as error:
             raise UserError(f"{where} cannot be planned: the model's step depends on its values ({error})") from error
         for key, operation in found.operations.items():

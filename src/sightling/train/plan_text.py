@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sightling.train.optimizers import short_number
-from sightling.train.plans import FeaturePlan, Machine, RecipePlan, StagePlan
+from sightling.train.plans import FeaturePlan, Machine, RecipePlan, ShardPlan, StagePlan
 from sightling.train.progress import short_bytes, short_flops, short_time
 
 
@@ -73,6 +73,8 @@ def _lines(stage: StagePlan, machine: Machine) -> Iterator[str]:
     )
     fits = f"{stage.largest_batch:,}" if stage.largest_batch else "none; not even 1"
     yield f"largest batch that fits{each}: {fits} (the stage has {stage.batch:,})"
+    if stage.sharded is not None:
+        yield _gathered(stage.sharded)
     tokens = stage.tokens
     text = tokens.all - tokens.visual
     yield (
@@ -95,6 +97,18 @@ def _lines(stage: StagePlan, machine: Machine) -> Iterator[str]:
     yield (
         f"{steps}{told}; {_seconds(time.step)} a step{first} ({_seconds(time.compute)} model, "
         f"{_seconds(time.optimizer)} optimizer, {_seconds(time.data)} data)"
+    )
+
+
+def _gathered(cut: ShardPlan) -> str:
+    """What the processes hold a part of, and what each gathers in full."""
+    copies = f"{cut.copies} copies of the model, each" if cut.copies > 1 else "the model"
+    rest = f"{', '.join(cut.rest)} for a whole micro-batch ({short_bytes(cut.rest_weights + cut.rest_gradients)})"
+    unit = f"{cut.unit} while it runs ({short_bytes(cut.unit_weights + cut.unit_gradients)})"
+    among = "1 process" if cut.shards == 1 else f"{cut.shards} processes"
+    return (
+        f"{copies} cut among {among}; gathered by each, with gradients, at most "
+        f"{short_bytes(cut.gathered)} at once: {rest}, and the largest unit, {unit}"
     )
 
 

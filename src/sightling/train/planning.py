@@ -36,6 +36,7 @@ from sightling.train.planned_features import (
     shape_cache,
     with_keys,
 )
+from sightling.train.planned_shards import ALONE, Cut, cut_of, plan_shards
 from sightling.train.plans import Machine, PartPlan, RecipePlan, StagePlan, Time, Tokens
 from sightling.train.precision import choose_bf16, precision_name
 from sightling.train.preparing import Prepared, Sampled, prepare, sample, visual_tokens
@@ -66,7 +67,9 @@ class _Ran:
         return [self.dry] if self.reading is None else [self.dry, self.reading]
 
 
-def plan_recipe(recipe: Recipe, *, threads: int = 1, share: int = 1, probe_seconds: float = 10.0) -> RecipePlan:
+def plan_recipe(
+    recipe: Recipe, *, threads: int = 1, share: int = 1, probe_seconds: float = 10.0, processes: int = 1
+) -> RecipePlan:
     """What each stage that trains will need here.
 
     Args:
@@ -74,12 +77,15 @@ def plan_recipe(recipe: Recipe, *, threads: int = 1, share: int = 1, probe_secon
         threads: that torch computes with; the caller has set them.
         share: processes that share the device and each batch.
         probe_seconds: for timing this machine; 0 times nothing.
+        processes: that a launcher starts, each with a batch and a device of its own; not beside ``share``.
 
     Raises:
         UserError: a wrong recipe, data that are there and wrong, or a model that cannot be run dry.
     """
     checked = check_recipe(recipe)
     check_share(recipe, share)
+    ranks = share * processes
+    cut = cut_of(recipe, ranks)
     prepared = prepare(recipe, checked)
     share_evenly(prepared.model)
     able = able_to_learn(prepared.model)
@@ -94,7 +100,7 @@ def plan_recipe(recipe: Recipe, *, threads: int = 1, share: int = 1, probe_secon
         what = checked[name]
         if isinstance(stage, TrainStage) and isinstance(what, CheckedStage):
             where = f"{recipe.source}: stages.{name}"
-            plan, dry = _stage(name, stage, what, prepared, able, device, share, room, rooms, where)
+            plan, dry = _stage(name, stage, what, prepared, able, device, share, ranks, cut, room, rooms, where)
             # The next stage finds its adapters merged, and keeps what it says itself.
             detach(prepared.model)
             checkpoint_layers(prepared.model, ())
@@ -105,17 +111,20 @@ def plan_recipe(recipe: Recipe, *, threads: int = 1, share: int = 1, probe_secon
     if probe_seconds > 0 and plans:
         probe = Probe(device, probe_seconds)
         probe.time([dry.operations for one in ran for dry in one.all])
-        updates = [probe.optimizer_seconds(dry.optimizers, share) for dry in ran]
+        # Copies of a model in parts all do the same; else each process does its share of Muon and all of AdamW.
+        among = (ranks, 1) if cut is None else (cut.shards, cut.shards)
+        updates = [probe.optimizer_seconds(dry.optimizers, *among) for dry in ran]
         plans = [_timed(*each, share, probe) for each in zip(plans, ran, updates, strict=True)]
         rates = {str(dtype).removeprefix("torch."): rate for dtype, rate in probe.rate.items()}
         waiting, timed = probe.waiting, probe.measured
-    machine = Machine(str(device), threads, share, room * share, held_now(device), rates, waiting, timed)
-    return RecipePlan(recipe.name, machine, tuple(plans), prepared.note)
+    machine = Machine(str(device), threads, ranks, room * share, held_now(device), rates, waiting, timed)
+    notes = [prepared.note, ALONE if recipe.parallel.sharded and cut is None else ""]
+    return RecipePlan(recipe.name, machine, tuple(plans), "\n".join(filter(None, notes)))
 
 
 def _stage(
     name: str, stage: TrainStage, what: CheckedStage, prepared: Prepared, able: set[nn.Parameter],
-    device: torch.device, share: int, room: int, rooms: Rooms, where: str,
+    device: torch.device, share: int, ranks: int, cut: Cut | None, room: int, rooms: Rooms, where: str,
 ) -> tuple[StagePlan, _Ran]:  # fmt: skip
     model = prepared.model
     parts, rates = model_parts(model), stage.train.rates(stage.learning_rate)
@@ -142,24 +151,29 @@ def _stage(
     choice = choose_bf16(stage.bf16, device)
     bf16 = bool(choice.value)
     batches = sampled.batches if cache is None else [with_keys(batch) for batch in sampled.batches]
-    ran = _Ran(stage, optimizers, sampled, dry_stage(whole, batches, device.type, bf16, where))
+    gathering = None if cut is None else plan_shards(whole, cut, bf16)
+    gathered = gathering.as_computed if gathering is not None else frozenset[int]()
+    ran = _Ran(stage, optimizers, sampled, dry_stage(whole, batches, device.type, bf16, where, gathered))
     if cache is not None:
-        again = dry_stage(whole, [reading(batch, cache) for batch in batches], device.type, bf16, where)
+        again = dry_stage(whole, [reading(batch, cache) for batch in batches], device.type, bf16, where, gathered)
         ran = replace(ran, reading=again, seconds_to_read=seconds_to_read(cache, sampled))
     peak = max(dry.peak for dry in ran.all)
-    memory = expected_memory(whole, optimizers).with_activations(max(dry.activations for dry in ran.all))
+    shards = (cut or Cut()).shards
+    memory = expected_memory(whole, optimizers, shards).with_activations(max(dry.activations for dry in ran.all))
     fixed = memory.weights + memory.gradients + memory.optimizer
+    if gathering is not None:
+        fixed += gathering.plan.gathered
     largest = max(0, (room - held_now(device) - fixed) * size // max(1, peak))
-    a_step = stage.gradient_accumulation_steps * share
+    a_step = stage.gradient_accumulation_steps * ranks
     told = stage.model_copy(update={"per_device_train_batch_size": size})
-    steps = None if sampled.note and stage.max_steps is None else total_steps(told, sampled.items, share, where)
+    steps = None if sampled.note and stage.max_steps is None else total_steps(told, sampled.items, ranks, where)
     if steps is not None:
         # A warm-up longer than the stage is wrong here as it is in training.
         warmup = warmup_length(steps, stage.warmup_steps, stage.warmup_ratio)
         Schedule(stage.lr_scheduler_type, steps, warmup, stage.lr_scheduler_kwargs)
     plan = StagePlan(
         name=name,
-        parts=_parts(parts, rates, optimizers),
+        parts=_parts(parts, rates, optimizers, shards),
         memory=memory,
         peak=fixed + peak,
         tokens=_tokens(objective, sampled.batches, model.config.image_token_id, a_step),
@@ -167,12 +181,13 @@ def _stage(
         steps=steps,
         batch=size,
         flops=ran.dry.flops * a_step // len(sampled.batches),
-        optimizer_flops=muon_flops(optimizers, device),
+        optimizer_flops=muon_flops(optimizers, device) * (cut or Cut()).copies,
         precision=precision_name(bf16),
         precision_reason=choice.reason,
         sampled=0 if sampled.note else len(sampled.batches),
         note=sampled.note,
         largest_batch=largest,
+        sharded=None if gathering is None else gathering.plan,
     )
     if cache is not None and ran.reading is not None and stage.features is not None:
         flops = ran.reading.flops * a_step // len(sampled.batches)
@@ -184,15 +199,15 @@ def _stage(
 
 
 def _parts(
-    parts: Mapping[str, nn.Module], rates: Mapping[str, float], optimizers: Optimizers
+    parts: Mapping[str, nn.Module], rates: Mapping[str, float], optimizers: Optimizers, shards: int = 1
 ) -> tuple[PartPlan, ...]:
     """One after another; what two share belongs to the first."""
     seen: set[int] = set()
     found = []
     for name, part in parts.items():
         own = {id(one): one for one in part.parameters() if id(one) not in seen}
-        tensors = {**own, **{id(one): one for one in part.buffers() if id(one) not in seen}}
-        seen |= set(tensors)
+        buffers = {id(one): one for one in part.buffers() if id(one) not in seen}
+        seen |= own.keys() | buffers.keys()
         learning = [one for one in own.values() if one.requires_grad]
         found.append(
             PartPlan(
@@ -201,9 +216,9 @@ def _parts(
                 sum(one.numel() for one in learning),
                 rates.get(name, 0.0),
                 optimizers.described(name) if learning else "",
-                tensor_bytes(tensors.values()),
-                tensor_bytes(learning),
-                optimizers.state_bytes(name),
+                tensor_bytes(own.values(), shards) + tensor_bytes(buffers.values()),
+                tensor_bytes(learning, shards),
+                optimizers.state_bytes(name, shards),
             )
         )
     return tuple(found)

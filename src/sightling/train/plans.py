@@ -93,6 +93,36 @@ class FeaturePlan:
 
 
 @dataclass(frozen=True)
+class ShardPlan:
+    """What a process holds for a moment where a model is cut among several. Bytes of weights and of their gradients.
+
+    Attributes:
+        shards: processes that hold a copy of the model among them.
+        copies: of the model.
+        rest: parts that are gathered, as far as no unit does it, at the beginning of a micro-batch and to its end.
+        rest_weights: what stands in no unit, in full.
+        rest_gradients: of it, as far as it trains, which are summed when the micro-batch ends.
+        unit: the largest unit, which is gathered just before it runs and let go just after.
+        unit_weights: of it, in full.
+        unit_gradients: of it, as far as it trains.
+    """
+
+    shards: int
+    copies: int
+    rest: tuple[str, ...]
+    rest_weights: int
+    rest_gradients: int
+    unit: str
+    unit_weights: int
+    unit_gradients: int
+
+    @property
+    def gathered(self) -> int:
+        """The most bytes that are gathered at once."""
+        return self.rest_weights + self.rest_gradients + self.unit_weights + self.unit_gradients
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """What a stage that trains will need. Bytes are those of one process.
 
@@ -115,6 +145,7 @@ class StagePlan:
         time: None where nothing was timed.
         features: what keeping the encoder's features changes; ``flops`` and ``time`` are then of an update in which
             the encoder sees every picture. None where none are kept.
+        sharded: what is gathered where the model is cut among processes; ``peak`` holds it. None where it is not.
     """
 
     name: str
@@ -134,6 +165,7 @@ class StagePlan:
     largest_batch: int
     time: Time | None = None
     features: FeaturePlan | None = None
+    sharded: ShardPlan | None = None
 
     @property
     def flops_in_all(self) -> int | None:
@@ -163,7 +195,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class RecipePlan:
-    """The plan of a whole recipe; ``note`` is told of its tokenizer."""
+    """The plan of a whole recipe; ``note`` is told of its tokenizer and processes."""
 
     recipe: str
     machine: Machine
@@ -178,4 +210,6 @@ class RecipePlan:
             stage["flops_in_all"] = plan.flops_in_all
             if plan.features is not None:
                 stage["features"]["bytes"] = plan.features.bytes
+            if plan.sharded is not None:
+                stage["sharded"]["gathered"] = plan.sharded.gathered
         return told
