@@ -137,8 +137,9 @@ def _kept(features: FeaturePlan) -> Iterator[str]:
     elif features.reading_steps == 0:
         yield "the stage ends within its first epoch, in which every picture is new: kept features do not pay here"
     elif features.reading_steps is not None:
+        steps = "step" if features.encoding_steps == 1 else "steps"
         yield (
-            f"the encoder runs in {features.encoding_steps:,} steps of the first epoch; features are read in "
+            f"the encoder runs in {features.encoding_steps:,} {steps} of the first epoch; features are read in "
             f"{features.reading_steps:,} after it: {short_flops(features.flops)}{time} a step that reads all of them"
         )
 
