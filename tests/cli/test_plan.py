@@ -55,11 +55,33 @@ def test_json_tells_every_stage_that_trains(
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
+def test_a_launchers_processes_are_those_that_it_says_or_that_are_asked_for(
+    capsys: pytest.CaptureFixture[str], small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    found = []
+    for more in ([], ["--processes", "2"]):
+        code, out, err = outcome(capsys, "plan", small, "parallel=fsdp", "--probe", "0", "--json", *more)
+        assert (code, err) == (0, "")
+        told = json.loads(out)
+        (stage,) = told["stages"]
+        assert stage["sharded"]["shards"] == told["machine"]["processes"]
+        keys = ("rest_weights", "rest_gradients", "unit_weights", "unit_gradients")
+        assert stage["sharded"]["gathered"] == sum(stage["sharded"][key] for key in keys)
+        found.append((stage["sharded"]["shards"], stage["flops"]))
+    (four, more_flops), (two, flops) = found
+    assert (four, two) == (4, 2) and more_flops == 2 * flops
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    code, _, err = outcome(capsys, "plan", small, "--probe", "0")
+    assert code == 2 and err == "error: WORLD_SIZE many is wrong; give a number of processes, at least 1\n"
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
         (["stages.learn.lerning_rate=1"], "has no key 'lerning_rate'; did you mean 'learning_rate'?"),
         (["--probe", "11"], "--probe 11 is wrong; give seconds from 0 to 10"),
+        (["--processes", "0"], "--processes 0 is wrong; give a number of processes, at least 1"),
         (["--threads", "0", "--probe", "0"], "--threads 0 is too few; at least 1 is needed"),
     ],
 )

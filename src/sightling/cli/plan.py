@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated
 
 import typer
@@ -28,6 +29,10 @@ def plan(
     probe: Annotated[
         float, typer.Option("--probe", help="Seconds, at most 10, to time this machine for; 0 tells no times.")
     ] = LONGEST,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", help="Processes that a launcher starts.", show_default="WORLD_SIZE, or 1"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell parameters, memory, tokens, operations and time of each stage. No model is allocated, nothing is written."""
@@ -37,6 +42,7 @@ def plan(
     resolved = load_recipe(recipe, overrides or [])
     if not 0 <= probe <= LONGEST:
         raise UserError(f"--probe {probe:g} is wrong; give seconds from 0 to {LONGEST:g}")
+    started = _started(processes)
     from sightling.loading import quiet
     from sightling.train.memory import bound_kernels
     from sightling.train.planning import plan_recipe
@@ -44,10 +50,13 @@ def plan(
     from sightling.train.processes import wanted
 
     bound_kernels()
-    share = wanted(resolved.cpu_processes)
+    # A launcher's processes share no batch, as in training.
+    share = 1 if processes is not None else wanted(resolved.cpu_processes)
     count = int(choose_threads(threads, share).value)
     with quiet():
-        found = plan_recipe(resolved, threads=count, share=share, probe_seconds=probe)
+        found = plan_recipe(
+            resolved, threads=count, share=share, probe_seconds=probe, processes=started if share == 1 else 1
+        )
     if as_json:
         typer.echo(json.dumps(found.told()))
         return
@@ -56,3 +65,15 @@ def plan(
     from sightling.train.plan_text import show
 
     show(found, Console())
+
+
+def _started(asked: int | None) -> int:
+    """How many processes a launcher starts: as asked, or as it said itself.
+
+    Raises:
+        UserError: no number of processes.
+    """
+    told, where = (os.environ.get("WORLD_SIZE", "1"), "WORLD_SIZE") if asked is None else (str(asked), "--processes")
+    if not told.isdecimal() or int(told) < 1:
+        raise UserError(f"{where} {told} is wrong; give a number of processes, at least 1")
+    return int(told)

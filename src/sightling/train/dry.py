@@ -11,7 +11,7 @@ Legend: ``B`` rows, ``H`` heads, ``T`` tokens, ``D`` width, ``E`` experts, ``R``
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -95,9 +95,9 @@ class _Known(TorchFunctionMode):
     torch takes the pieces apart, and casts nothing, on a device that has no memory.
     """
 
-    def __init__(self, device_type: str) -> None:
+    def __init__(self, device_type: str, dry: Dry, gathered: Set[int]) -> None:
         super().__init__()
-        self.device_type = device_type
+        self.device_type, self.dry, self.gathered = device_type, dry, gathered
         self._cast: dict[int, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -122,6 +122,8 @@ class _Known(TorchFunctionMode):
         # A weight is cast once a step, and its cast is kept for the way back.
         if id(value) not in self._cast:
             self._cast[id(value)] = value.to(dtype)
+            if id(value) in self.gathered:
+                self.dry.let_be(self._cast[id(value)])
         return self._cast[id(value)]
 
 
@@ -153,6 +155,7 @@ class Dry(TorchDispatchMode):
         operations: everything that was computed, by operation and shapes.
         held: bytes of tensors that are held now.
         peak: the most that were held at once.
+        gathered: storages of weights that arrive in the type that they are computed with.
     """
 
     def __init__(self, held: Iterable[Tensor] = ()) -> None:
@@ -160,6 +163,7 @@ class Dry(TorchDispatchMode):
         self.operations: dict[Any, Operation] = {}
         self.held = 0
         self.peak = 0
+        self.gathered: set[int] = set()
         self._before = [tensor.untyped_storage() for tensor in held]
         self._kept: set[int] = {storage._cdata for storage in self._before}
         self._seen: set[int] = set(self._kept)
@@ -251,6 +255,11 @@ class Dry(TorchDispatchMode):
             self._kept.add(storage._cdata)
             self.held -= storage.nbytes()
 
+    def let_be(self, tensor: Tensor) -> None:
+        """Count a cast of a weight no longer, which processes that hold a part each gather as it is."""
+        self.keep(tensor)
+        self.gathered.add(tensor.untyped_storage()._cdata)
+
 
 def _call(func: Any, flat: list[Any], form: Any) -> Any:
     args, kwargs = tree_unflatten(flat, form)
@@ -290,12 +299,15 @@ def _chosen(args: Any, kwargs: Any) -> Any:
 
 
 @contextmanager
-def dry_run(held: Iterable[Tensor], device_type: str, bf16: bool) -> Iterator[Dry]:
-    """In the body, nothing is computed and everything is counted, as on a device of that type in that precision."""
+def dry_run(held: Iterable[Tensor], device_type: str, bf16: bool, gathered: Set[int] = frozenset()) -> Iterator[Dry]:
+    """In the body, nothing is computed and everything is counted, as on a device of that type in that precision.
+
+    ``gathered``: the ids of weights that are gathered, and let go, in the type that they are computed with.
+    """
     dry = Dry(held)
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device_type, dtype=torch.bfloat16, enabled=bf16))
-        known = stack.enter_context(_Known(device_type))
+        known = stack.enter_context(_Known(device_type, dry, gathered))
         # torch leaves the mode on the way back, and what is computed once more there must be computed alike.
         stack.enter_context(again_within(known))
         yield stack.enter_context(dry)

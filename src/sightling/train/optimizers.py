@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 
 from sightling.train.muon import Muon
-from sightling.train.parallel import local
+from sightling.train.parallel import count_held
 from sightling.train.recipe import TrainStage
 
 
@@ -105,10 +105,13 @@ class Optimizers:
         for name, optimizer in self.inner.items():
             optimizer.load_state_dict(state[name])
 
-    def state_bytes(self, part: str | None = None) -> int:
-        """Bytes of this process's states once the first update is done; of one part alone where it is named."""
+    def state_bytes(self, part: str | None = None, shards: int = 1) -> int:
+        """Bytes of this process's states once the first update is done; of one part alone where it is named.
+
+        ``shards``: among how many processes parameters that are whole here would be cut.
+        """
         return sum(
-            local(parameter).numel() * parameter.element_size() * (1 if name == "muon" else 2)
+            count_held(parameter, shards) * parameter.element_size() * (1 if name == "muon" else 2)
             # AdamW counts its updates in a float32 scalar for each parameter.
             + (0 if name == "muon" else 4)
             for name, optimizer in self.inner.items()

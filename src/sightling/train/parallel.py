@@ -88,6 +88,16 @@ def local(tensor: Tensor) -> Tensor:
     return cut.to_local() if is_cut(tensor) else tensor
 
 
+def count_held(tensor: Tensor, shards: int = 1) -> int:
+    """How many numbers this process holds of a tensor, or the first of so many processes would if it were cut by rows.
+
+    What does not go up in equal parts leaves the first process as much as any, and the last one less.
+    """
+    if shards == 1 or not tensor.ndim or not tensor.numel():
+        return local(tensor).numel()
+    return -(-tensor.shape[0] // shards) * (tensor.numel() // tensor.shape[0])
+
+
 def whole_of(tensor: Tensor) -> Tensor:
     """A tensor in full. All processes must ask for one that is cut."""
     cut: Any = tensor

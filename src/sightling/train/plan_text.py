@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sightling.train.optimizers import short_number
-from sightling.train.planning import Machine, RecipePlan, StagePlan
+from sightling.train.plans import FeaturePlan, Machine, RecipePlan, ShardPlan, StagePlan
 from sightling.train.progress import short_bytes, short_flops, short_time
 
 
@@ -73,6 +73,8 @@ def _lines(stage: StagePlan, machine: Machine) -> Iterator[str]:
     )
     fits = f"{stage.largest_batch:,}" if stage.largest_batch else "none; not even 1"
     yield f"largest batch that fits{each}: {fits} (the stage has {stage.batch:,})"
+    if stage.sharded is not None:
+        yield _gathered(stage.sharded)
     tokens = stage.tokens
     text = tokens.all - tokens.visual
     yield (
@@ -80,19 +82,66 @@ def _lines(stage: StagePlan, machine: Machine) -> Iterator[str]:
         f"{tokens.padded - tokens.all:,.0f} of padding, {tokens.supervised:,.0f} supervised"
     )
     whole = stage.flops + stage.optimizer_flops
-    all_steps = "" if stage.steps is None else f", {short_flops(whole * stage.steps)} in all"
+    all_steps = "" if stage.flops_in_all is None else f", {short_flops(stage.flops_in_all)} in all"
     muon = f", {short_flops(stage.optimizer_flops)} of them the optimizer's" if stage.optimizer_flops else ""
     yield f"operations: {short_flops(whole)} a step{muon}{all_steps}; {stage.precision} ({stage.precision_reason})"
+    if stage.features is not None:
+        yield from _kept(stage.features)
     steps = "steps: not known without the data" if stage.steps is None else f"steps: {stage.steps:,}"
     if stage.time is None:
         yield steps
         return
     time = stage.time
+    first = " of the first epoch" if stage.features is not None and stage.features.reading_steps else ""
     told = "" if time.whole is None else f", about {short_time(time.whole)} in all"
     yield (
-        f"{steps}{told}; {_seconds(time.step)} a step ({_seconds(time.compute)} model, {_seconds(time.optimizer)} "
-        f"optimizer, {_seconds(time.data)} data)"
+        f"{steps}{told}; {_seconds(time.step)} a step{first} ({_seconds(time.compute)} model, "
+        f"{_seconds(time.optimizer)} optimizer, {_seconds(time.data)} data)"
     )
+
+
+def _gathered(cut: ShardPlan) -> str:
+    """What the processes hold a part of, and what each gathers in full."""
+    copies = f"{cut.copies} copies of the model, each" if cut.copies > 1 else "the model"
+    rest = f"{', '.join(cut.rest)} for a whole micro-batch ({short_bytes(cut.rest_weights + cut.rest_gradients)})"
+    unit = f"{cut.unit} while it runs ({short_bytes(cut.unit_weights + cut.unit_gradients)})"
+    among = "1 process" if cut.shards == 1 else f"{cut.shards} processes"
+    return (
+        f"{copies} cut among {among}; gathered by each, with gradients, at most "
+        f"{short_bytes(cut.gathered)} at once: {rest}, and the largest unit, {unit}"
+    )
+
+
+def _kept(features: FeaturePlan) -> Iterator[str]:
+    """What keeping features changes of a stage, and what of it is not known."""
+    where = features.folder or "the run's folder"
+    each = f"{short_bytes(features.picture_bytes)} a picture" if features.looked else "no picture was among the items"
+    told = f"features kept in {where}, as {features.dtype}: {each}"
+    if features.bytes is None or features.needed is None or features.pictures is None:
+        yield f"{told}; how many there are is not known without the data: steps are told as if the encoder ran in all"
+    else:
+        about = "" if features.looked == features.pictures else "about "
+        word = "picture" if features.pictures == 1 else "pictures"
+        alike = ", if no two items show the same one" if about else ""
+        yield f"{told}, {about}{short_bytes(features.needed)} on disk for {about}{features.pictures:,} {word}{alike}"
+        if features.kept < 1:
+            yield (
+                f"{short_bytes(features.room)} is all they may take: {features.kept:.0%} of the pictures are kept, and "
+                "the others go through the encoder each time"
+            )
+    if features.held:
+        yield f"{where} holds {short_bytes(features.held)} already, taken to be of another encoder"
+    time = "" if features.time is None else f", {_seconds(features.time.step)}"
+    if features.endless:
+        yield "the data never end: every step is of the first epoch, and kept features never pay here"
+    elif features.reading_steps == 0:
+        yield "the stage ends within its first epoch, in which every picture is new: kept features do not pay here"
+    elif features.reading_steps is not None:
+        steps = "step" if features.encoding_steps == 1 else "steps"
+        yield (
+            f"the encoder runs in {features.encoding_steps:,} {steps} of the first epoch; features are read in "
+            f"{features.reading_steps:,} after it: {short_flops(features.flops)}{time} a step that reads all of them"
+        )
 
 
 def _seconds(time: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,14 @@ class Sampled:
         items: how many items the data hold; None for data that never end, or are not there.
         seconds: to make one micro-batch in this process; None where the batch stands for data that are not there.
         note: why the batch stands for data that are not there; empty where it does not.
+        made: what made the batches; None where one stands for data that are not there.
     """
 
     batches: list[Batch]
     items: int | None
     seconds: float | None
     note: str
+    made: Batches | None = None
 
 
 def prepare(recipe: Recipe, checked: Mapping[str, CheckedStage | StageStep]) -> Prepared:
@@ -175,13 +177,20 @@ def sample(
     if batches.length == 0:
         raise UserError("the data hold no samples")
     found: list[Batch] = []
+    seconds = seconds_to_make(batches, MICRO_BATCHES, found.append)
+    return Sampled(found, length(dataset), seconds, "", batches)
+
+
+def seconds_to_make(batches: Batches, most: int, take: Callable[[Batch], None] = lambda batch: None) -> float:
+    """What it takes to make one of the first ``most`` micro-batches, given to ``take``; fewer if they come slowly."""
     took: list[float] = []
-    while len(found) < MICRO_BATCHES and sum(took) < SECONDS:
+    while len(took) < most and sum(took) < SECONDS:
         start = time.thread_time()
-        found.append(batches[len(found)])
+        batch = batches[len(took)]
         took.append(time.thread_time() - start)
+        take(batch)
     # The first one opens files and fills caches.
-    return Sampled(found, length(dataset), min(took[1:], default=took[0]), "")
+    return min(took[1:], default=took[0])
 
 
 def visual_tokens(batch: Batch, image_token_id: int) -> int:

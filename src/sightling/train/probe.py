@@ -171,16 +171,16 @@ class Probe:
 
     # ---- optimizers
 
-    def optimizer_seconds(self, optimizers: Optimizers, share: int = 1) -> float:
+    def optimizer_seconds(self, optimizers: Optimizers, share: int = 1, shards: int = 1) -> float:
         """One update: the gradients' norm, clipping, and the optimizers, on fewer parameters of the same shapes.
 
-        ``share`` processes divide Muon's matrices among them.
+        ``share`` processes divide Muon's matrices among them, and ``shards`` processes all that AdamW updates.
         """
         groups = optimizers.inner
         adam = [p for group in groups["adamw"].param_groups for p in group["params"]] if "adamw" in groups else []
         muon = [p for group in groups["muon"].param_groups for p in group["params"]] if "muon" in groups else []
         fused = bool(adam) and groups["adamw"].defaults["fused"] is not False
-        whole = self._adamw_seconds(adam, fused) if adam else 0.0
+        whole = self._adamw_seconds(adam, fused) / shards if adam else 0.0
         by_shape: dict[tuple[int, int], int] = defaultdict(int)
         for parameter in muon:
             by_shape[min(parameter.shape), max(parameter.shape)] += 1

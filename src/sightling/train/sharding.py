@@ -96,6 +96,19 @@ def _guests(model: Any) -> dict[nn.Module, nn.Module]:
     return {layers[place]: layer for place, layer in zip(gated.places, gated.layers, strict=True)}
 
 
+def gathered_together(model: Any) -> list[list[nn.Module]]:
+    """The modules whose parameters are gathered as one, unit by unit; what is in none of them is the rest.
+
+    Blocks of the language model, each with the gated layer before it, and then the layers of the tower.
+    """
+    guests = _guests(model)
+    found = [[block] for block in blocks(model.parts()[LANGUAGE_MODEL])]
+    for members in found:
+        if members[0] in guests:
+            members.append(guests[members[0]])
+    return found + [[layer] for layer in tower_layers(model)]
+
+
 class Sharded:
     """A stage's model, cut in place, with what keeps the processes in step.
 
@@ -116,7 +129,7 @@ class Sharded:
         plain = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if bf16 else plain
         model: Any = whole.model
-        guests = _guests(model)
+        guests, together = _guests(model), gathered_together(model)
         # There is nothing of an empty one to cut.
         held = {parameter for parameter in whole.parameters() if not parameter.numel()}
         units: list[nn.Module] = []
@@ -137,7 +150,7 @@ class Sharded:
             for unit in units:
                 # The last to be registered is the first to run.
                 unit.register_forward_pre_hook(_always_backward, prepend=True)
-        fully_shard(whole, mesh=mesh, mp_policy=plain if _exact(whole) else half, ignored_params=held)
+        fully_shard(whole, mesh=mesh, mp_policy=plain if exact(whole) else half, ignored_params=held)
         self.module.set_reduce_scatter_unused_params(True)
         self.module.to(device)
         if layers:
@@ -151,8 +164,7 @@ class Sharded:
         self._used: set[str] = set()
         self._parameters = {name: p for name, p in whole.named_parameters() if p.requires_grad}
         of_blocks: set[str] = set()
-        for unit in units:
-            members = [unit, guests[unit]] if unit in guests else [unit]
+        for unit, members in zip(units, together, strict=True):
             names = self._names(whole, members)
             of_blocks |= set(names)
             self._watch(unit, names)
@@ -214,7 +226,7 @@ def _always_backward(block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
     return (args[0].detach().requires_grad_(), *args[1:])
 
 
-def _exact(whole: Whole) -> bool:
+def exact(whole: Whole) -> bool:
     """Whether what stands outside the blocks is gathered in float32 even where products run in bfloat16.
 
     Batch statistics are float32 and want weights like themselves; scales and biases of a loss lose what they learn.

@@ -16,7 +16,7 @@ from torch import Tensor
 from sightling.model.adapters import adapter_parameters, described
 from sightling.model.quantised import weights_of
 from sightling.train.optimizers import Optimizers, short_number
-from sightling.train.parallel import local
+from sightling.train.parallel import count_held, local
 from sightling.train.progress import short_bytes, short_time
 
 
@@ -51,15 +51,19 @@ class Memory:
         return f"memory: {short_bytes(self.total)} ({', '.join(parts)})"
 
 
-def tensor_bytes(tensors: Any) -> int:
-    """Bytes that this process holds of tensors, each counted once."""
-    return sum(local(tensor).numel() * tensor.element_size() for tensor in {id(t): t for t in tensors}.values())
+def tensor_bytes(tensors: Any, shards: int = 1) -> int:
+    """Bytes that this process holds of tensors, each counted once; or one of so many among which they would be cut."""
+    return sum(count_held(tensor, shards) * tensor.element_size() for tensor in {id(t): t for t in tensors}.values())
 
 
-def expected_memory(whole: nn.Module, optimizers: Optimizers) -> Memory:
-    """Weights and buffers, gradients of what trains, and the optimizer's states once it has stepped."""
-    gradients = tensor_bytes(parameter for parameter in whole.parameters() if parameter.requires_grad)
-    return Memory(tensor_bytes([*whole.parameters(), *whole.buffers()]), gradients, optimizers.state_bytes())
+def expected_memory(whole: nn.Module, optimizers: Optimizers, shards: int = 1) -> Memory:
+    """Weights and buffers, gradients of what trains, and the optimizer's states once it has stepped.
+
+    ``shards``: among how many processes a model that is whole here would be cut. Buffers never are.
+    """
+    gradients = tensor_bytes((parameter for parameter in whole.parameters() if parameter.requires_grad), shards)
+    weights = tensor_bytes(whole.parameters(), shards) + tensor_bytes(whole.buffers())
+    return Memory(weights, gradients, optimizers.state_bytes(shards=shards))
 
 
 def stage_table(

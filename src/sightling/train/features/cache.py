@@ -83,6 +83,16 @@ class FeatureCache:
                  f"{short_bytes(self.store.bytes())} in {self.store.root}")  # fmt: skip
 
 
+def check_encoder(model: Any, where: str) -> None:
+    """Refuse to keep features of a model that has no encoder.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not model.encoder.width:
+        raise UserError(f"{where}.features keeps what an encoder makes of pictures, and this model has none")
+
+
 def open_features(
     options: FeatureOptions | None, model: Any, processor: Any, view: View, bf16: bool, run: Path, say: Say, where: str
 ) -> FeatureCache | None:
@@ -103,8 +113,7 @@ def open_features(
     """
     if options is None or not options.cache:
         return None
-    if not model.encoder.width:
-        raise UserError(f"{where}.features keeps what an encoder makes of pictures, and this model has none")
+    check_encoder(model, where)
     root = run / FOLDER if options.cache is True else Path(str(options.cache)).expanduser()
     space = space_of(model, processor, view, bf16, options.dtype)
     try:

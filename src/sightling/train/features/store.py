@@ -10,12 +10,13 @@ stays, because all pictures of an epoch come equally often and one that made roo
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from sightling.train.features.space import name_of
 
 NAME, CHECKSUM, KEY = "features", "crc32", "key"
 ABOUT, BYTES, LOCK, ENDING, PARTIAL = "space.json", "bytes", ".lock", ".safetensors", ".partial"
+
+TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+"""What safetensors calls the types that features are kept in."""
 
 LEFT = 2**30
 """Bytes of the disk that are left for others, a run's checkpoints among them."""
@@ -120,7 +124,7 @@ class FeatureStore:
 
     def bytes(self) -> int:
         """What all spaces of the folder take."""
-        return sum(_told(path.parent) for path in self.root.glob(f"*/{BYTES}"))
+        return held_bytes(self.root)
 
     def _reserve(self, size: int) -> str:
         """Count bytes that are about to be written; or say why they are not."""
@@ -152,6 +156,22 @@ class FeatureStore:
 
     def _lock(self) -> FileLock:
         return FileLock(self.root / LOCK)
+
+
+def held_bytes(root: Path) -> int:
+    """What all spaces of a folder take; 0 where it is not there."""
+    return sum(_told(path.parent) for path in root.glob(f"*/{BYTES}"))
+
+
+def entry_bytes(key: str, shape: Sequence[int], dtype: torch.dtype) -> int:
+    """What a tensor's file takes, without the tensor: its header's length, the header, and the values.
+
+    safetensors fills the header up with spaces to a multiple of 8 bytes.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    about = {"dtype": TYPES[dtype], "shape": list(shape), "data_offsets": [0, size]}
+    header = {"__metadata__": {KEY: key, CHECKSUM: "00000000"}, NAME: about}
+    return 8 + -(-len(json.dumps(header, separators=(",", ":"))) // 8) * 8 + size
 
 
 def _put(path: Path, text: str) -> None:
