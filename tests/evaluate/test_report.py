@@ -16,7 +16,7 @@ from sightling.evaluate.facts import StageFacts
 from sightling.evaluate.gallery import caption_gallery, galleries
 from sightling.evaluate.items import Item
 from sightling.evaluate.metrics import Estimate
-from sightling.evaluate.report import percent, point_interval, points, render_report
+from sightling.evaluate.report import counted, percent, point_interval, points, render_report
 from sightling.evaluate.results import Prediction, Results, judge, measure
 from sightling.world.describe import describe
 from sightling.world.scenes import SceneSpec, sample_scene
@@ -178,6 +178,14 @@ def test_long_curves_are_thinned_by_means() -> None:
     short = thinned(line)
     assert len(short) <= 400
     assert sum(y for _, y in short) / len(short) == pytest.approx(4999.5)
+
+
+def test_one_of_a_thing_is_said_as_one() -> None:
+    assert [counted(n, "picture") for n in (0, 1, 1200)] == ["0 pictures", "1 picture", "1,200 pictures"]
+    one = " ".join(" ".join(read(render_report(results(questions=1, pictures=1), [])).text).split())
+    assert "1 question about 1 scene of the small world" in one
+    one = " ".join(" ".join(read(render_report(results(kind="samples", questions=1, pictures=1), [])).text).split())
+    assert "1 question about 1 picture of scenes." in one
 
 
 def test_numbers_in_words() -> None:

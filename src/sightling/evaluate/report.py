@@ -21,6 +21,11 @@ LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "all": ""}
 TEMPLATE = "report.html.j2"
 
 
+def counted(number: int, name: str) -> str:
+    """A number of things with their name: ``"1 picture"``, ``"1,200 pictures"``."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
 def percent(share: float | None) -> str:
     """``0.9123`` as ``"91.2 %"``; a dash for nothing."""
     return "–" if share is None else f"{100 * share:.1f} %"
@@ -62,7 +67,7 @@ def page_environment() -> Environment:
         loader=PackageLoader("sightling.evaluate", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    for function in (percent, interval, points, point_interval, language_name, family_name, about_family,
+    for function in (counted, percent, interval, points, point_interval, language_name, family_name, about_family,
                      short_time, short_bytes):  # fmt: skip
         environment.filters[function.__name__] = function
     return environment
