@@ -192,3 +192,5 @@ def test_numbers_in_words() -> None:
     assert (percent(0.12345), percent(None)) == ("12.3 %", "–")
     estimate = Estimate(-0.031, -0.07, 0.01, 5, 5)
     assert (points(estimate), point_interval(estimate)) == ("−3.1", "−7.0 to +1.0")
+    nothing = Estimate(-0.0003, -0.0004, 0.0, 5, 5)
+    assert (points(nothing), point_interval(nothing)) == ("+0.0", "+0.0 to +0.0")

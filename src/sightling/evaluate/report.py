@@ -36,14 +36,20 @@ def interval(estimate: Estimate | None) -> str:
     return "" if estimate is None else f"{100 * estimate.low:.1f} – {100 * estimate.high:.1f}"
 
 
+def signed(value: float) -> str:
+    """A share's difference in percentage points, with its sign; what rounds to zero is ``"+0.0"`` from either side."""
+    # Zero is added because a rounded negative number keeps its sign.
+    return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−")
+
+
 def points(estimate: Estimate) -> str:
     """A difference in percentage points, with its sign."""
-    return f"{100 * estimate.value:+.1f}".replace("-", "−")
+    return signed(estimate.value)
 
 
 def point_interval(estimate: Estimate) -> str:
     """The interval of a difference in percentage points."""
-    return f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}".replace("-", "−")
+    return f"{signed(estimate.low)} to {signed(estimate.high)}"
 
 
 def language_name(language: str | None) -> str:
