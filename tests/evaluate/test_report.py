@@ -129,6 +129,12 @@ def test_a_page_without_captions_or_lists() -> None:
     assert "Accuracy by family" not in text
 
 
+def test_every_table_moves_in_its_own_frame() -> None:
+    page = render_report(results(), STAGES)
+    assert page.count("<table") == len(re.findall(r'<div class="scroll"[^>]*><table', page)) > 4
+    assert re.search(r"\.scroll \{\s*overflow-x: auto;", page)
+
+
 def test_what_a_model_says_cannot_break_the_page() -> None:
     evil = "</style><script>alert(1)</script><b>"
     page = render_report(measure(predictions(evil), ABOUT), [])
