@@ -94,7 +94,7 @@ def test_json_and_the_same_numbers_again(run: Path, tmp_path: Path) -> None:
         (["nowhere"], "there is no model folder nowhere"),
         (["RUN", "--data", "quickstrat"], "did you mean 'quickstart'"),
         (["RUN", "--data", "{type: world, size: 3}"], "has no key 'size'"),
-        (["RUN", "--device", "gpu7"], "--device gpu7 cannot be used"),
+        (["RUN", "--device", "gpu7"], "there is no device 'gpu7' here; available are: cpu"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
