@@ -18,6 +18,7 @@ from transformers.utils import logging
 from sightling.errors import UserError, nearest
 from sightling.foreign import layout_of, reader
 from sightling.model import VisionLanguageConfig, VisionLanguageModel, VisionLanguageProcessor
+from sightling.model.devices import find_device
 from sightling.model.language_models import embedding_rows
 from sightling.model.spatial import is_spatial
 
@@ -194,18 +195,10 @@ def _check_match(folder: Path, config: VisionLanguageConfig, processor: VisionLa
 
 
 def _device(name: str | torch.device | None) -> torch.device:
-    if name is None:
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if found is None else found
-    try:
-        device = torch.device(name)
-        # Only an accelerator that answers counts as there.
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"there is no device {str(name)!r} here: {_first_line(error)}") from None
-    if device.type == "meta":
-        raise UserError("the device 'meta' computes nothing; leave the device out, or name cpu or an accelerator")
-    return device
+    if name is not None:
+        return find_device(name)
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None else found
 
 
 def _dtype(name: str | torch.dtype | None) -> str | torch.dtype:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -81,6 +82,8 @@ def test_json_and_the_same_numbers_again(run: Path, tmp_path: Path) -> None:
     assert first.exit_code == 0, first.output
     told = json.loads(first.stdout)
     assert (told["about"]["pictures"], told["about"]["seed"]) == (3, 5)
+    one = invoke(run / "model", "--scenes", 1, "--output", tmp_path / "one", "--threads", 1)
+    assert re.match(r"\d+ questions about 1 picture, ", one.stdout), one.stdout
     again = measure(run, scenes=3, seed=5, output=tmp_path / "again").results.to_dict()
     assert [again[key] for key in ("cells", "captions", "gaps")] == [told[key] for key in ("cells", "captions", "gaps")]
 
@@ -91,7 +94,7 @@ def test_json_and_the_same_numbers_again(run: Path, tmp_path: Path) -> None:
         (["nowhere"], "there is no model folder nowhere"),
         (["RUN", "--data", "quickstrat"], "did you mean 'quickstart'"),
         (["RUN", "--data", "{type: world, size: 3}"], "has no key 'size'"),
-        (["RUN", "--device", "gpu7"], "--device gpu7 cannot be used"),
+        (["RUN", "--device", "gpu7"], "there is no device 'gpu7' here; available are: cpu"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

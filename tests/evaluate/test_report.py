@@ -16,7 +16,7 @@ from sightling.evaluate.facts import StageFacts
 from sightling.evaluate.gallery import caption_gallery, galleries
 from sightling.evaluate.items import Item
 from sightling.evaluate.metrics import Estimate
-from sightling.evaluate.report import percent, point_interval, points, render_report
+from sightling.evaluate.report import counted, percent, point_interval, points, render_report
 from sightling.evaluate.results import Prediction, Results, judge, measure
 from sightling.world.describe import describe
 from sightling.world.scenes import SceneSpec, sample_scene
@@ -129,6 +129,12 @@ def test_a_page_without_captions_or_lists() -> None:
     assert "Accuracy by family" not in text
 
 
+def test_every_table_moves_in_its_own_frame() -> None:
+    page = render_report(results(), STAGES)
+    assert page.count("<table") == len(re.findall(r'<div class="scroll"[^>]*><table', page)) > 4
+    assert re.search(r"\.scroll \{\s*overflow-x: auto;", page)
+
+
 def test_what_a_model_says_cannot_break_the_page() -> None:
     evil = "</style><script>alert(1)</script><b>"
     page = render_report(measure(predictions(evil), ABOUT), [])
@@ -180,7 +186,17 @@ def test_long_curves_are_thinned_by_means() -> None:
     assert sum(y for _, y in short) / len(short) == pytest.approx(4999.5)
 
 
+def test_one_of_a_thing_is_said_as_one() -> None:
+    assert [counted(n, "picture") for n in (0, 1, 1200)] == ["0 pictures", "1 picture", "1,200 pictures"]
+    one = " ".join(" ".join(read(render_report(results(questions=1, pictures=1), [])).text).split())
+    assert "1 question about 1 scene of the small world" in one
+    one = " ".join(" ".join(read(render_report(results(kind="samples", questions=1, pictures=1), [])).text).split())
+    assert "1 question about 1 picture of scenes." in one
+
+
 def test_numbers_in_words() -> None:
     assert (percent(0.12345), percent(None)) == ("12.3 %", "–")
     estimate = Estimate(-0.031, -0.07, 0.01, 5, 5)
     assert (points(estimate), point_interval(estimate)) == ("−3.1", "−7.0 to +1.0")
+    nothing = Estimate(-0.0003, -0.0004, 0.0, 5, 5)
+    assert (points(nothing), point_interval(nothing)) == ("+0.0", "+0.0 to +0.0")

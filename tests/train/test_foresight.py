@@ -23,6 +23,10 @@ TRAIN = {"connector": True, "language_model": True}
             {"train": {"language_model": {"type": "lora", "target_modules": ["nothing"]}}},
             "has no linear layer called 'nothing'",
         ),
+        (
+            {"train": {"language_model": {"type": "lora", "r": 33, "target_modules": ["q_proj"]}}},
+            "train.language_model.r = 33 is above 32, the smaller side of model.layers.0.self_attn.q_proj; lower it to",
+        ),
         ({"warmup_steps": 7}, "a warm-up of 7 steps does not fit into a stage of 4; lower"),
         ({"gradient_checkpointing": ["connector"]}, "the connector has no layers that could"),
     ],

@@ -21,6 +21,11 @@ LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "all": ""}
 TEMPLATE = "report.html.j2"
 
 
+def counted(number: int, name: str) -> str:
+    """A number of things with their name: ``"1 picture"``, ``"1,200 pictures"``."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
 def percent(share: float | None) -> str:
     """``0.9123`` as ``"91.2 %"``; a dash for nothing."""
     return "–" if share is None else f"{100 * share:.1f} %"
@@ -31,14 +36,20 @@ def interval(estimate: Estimate | None) -> str:
     return "" if estimate is None else f"{100 * estimate.low:.1f} – {100 * estimate.high:.1f}"
 
 
+def signed(value: float) -> str:
+    """A share's difference in percentage points, with its sign; what rounds to zero is ``"+0.0"`` from either side."""
+    # Zero is added because a rounded negative number keeps its sign.
+    return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−")
+
+
 def points(estimate: Estimate) -> str:
     """A difference in percentage points, with its sign."""
-    return f"{100 * estimate.value:+.1f}".replace("-", "−")
+    return signed(estimate.value)
 
 
 def point_interval(estimate: Estimate) -> str:
     """The interval of a difference in percentage points."""
-    return f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}".replace("-", "−")
+    return f"{signed(estimate.low)} to {signed(estimate.high)}"
 
 
 def language_name(language: str | None) -> str:
@@ -62,7 +73,7 @@ def page_environment() -> Environment:
         loader=PackageLoader("sightling.evaluate", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    for function in (percent, interval, points, point_interval, language_name, family_name, about_family,
+    for function in (counted, percent, interval, points, point_interval, language_name, family_name, about_family,
                      short_time, short_bytes):  # fmt: skip
         environment.filters[function.__name__] = function
     return environment

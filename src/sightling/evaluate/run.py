@@ -165,7 +165,7 @@ def evaluate(
         progress: called as the work goes on.
 
     Raises:
-        UserError: no model, nothing to evaluate on, bad data, a full disk.
+        UserError: no model, nothing to evaluate on, bad data, no such device, a full disk.
     """
     started = time.perf_counter()
     place = find_model(Path(path))
@@ -174,12 +174,12 @@ def evaluate(
     folder = Path(output) if output is not None else place.output
     questions = gather(plan)
     _check_folder(folder)
+    where = _device(device)
     asked = time.perf_counter()
 
     from sightling import load
 
     model, processor = load(place.model)
-    where = _device(device)
     model.to(where)
     predictions = answer(model, processor, questions, progress=progress)
     answered = time.perf_counter()
@@ -241,17 +241,11 @@ def _check_folder(folder: Path) -> None:
 
 
 def _device(asked: str | None) -> Any:
-    import torch
     from accelerate import PartialState
 
-    if asked is None:
-        return PartialState().device
-    try:
-        device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {asked} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
+    from sightling.model.devices import find_device
+
+    return PartialState().device if asked is None else find_device(asked)
 
 
 def _command(path: str | Path, data: str | None, plan: Plan) -> str:

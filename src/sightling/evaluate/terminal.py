@@ -11,7 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from sightling.evaluate.metrics import Estimate
-from sightling.evaluate.report import family_name, interval, language_name, percent, point_interval, points
+from sightling.evaluate.report import (
+    counted,
+    family_name,
+    interval,
+    language_name,
+    percent,
+    point_interval,
+    points,
+)
 from sightling.evaluate.results import TOP, Cell, Results
 from sightling.train.progress import short_time
 
@@ -24,7 +32,7 @@ def print_results(console: Console, results: Results) -> None:
     """What was asked, then a table each for accuracy, lists of choices, languages and captions."""
     about = results.about
     console.print(
-        f"{about['questions']:,} questions about {about['pictures']:,} pictures, {about['from']}, "
+        f"{counted(about['questions'], 'question')} about {counted(about['pictures'], 'picture')}, {about['from']}, "
         f"in {short_time(about['seconds']['questions'] + about['seconds']['answers'])}",
         highlight=False, markup=False,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from sightling.evaluate.charts import Plot, accuracy_bar, line_plot, svg
 from sightling.evaluate.metrics import Estimate
-from sightling.evaluate.report import page_environment
+from sightling.evaluate.report import page_environment, signed
 from sightling.studies.results import COSTED, Judged, StudyResults
 from sightling.studies.statistics import Interval, Measured
 from sightling.studies.study import COSTS
@@ -27,11 +27,6 @@ COST_NAMES = {
     "samples": "samples of the last stage", "seconds": "time of training", "parameters": "parameters",
     "peak_memory_bytes": "peak memory",
 }  # fmt: skip
-
-
-def signed(value: float) -> str:
-    """A share's difference in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−")
 
 
 def span(interval: Interval | None) -> str:

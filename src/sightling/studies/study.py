@@ -29,7 +29,11 @@ def _as_overrides(value: Any) -> Any:
     if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
         raise ValueError("overrides are a mapping of dotted keys, or a list of texts such as 'seed=1'")
     for text in value:
-        parse_override(text)
+        try:
+            parse_override(text)
+        except UserError as error:
+            # So that the key is told, too, in which the text stands.
+            raise ValueError(str(error)) from None
     return value
 
 

@@ -23,8 +23,8 @@ def attach_adapters(
     """Put around each part the adapter that its stage gives it; the same for the same seed.
 
     Raises:
-        UserError: an adapter of what a part has not, DoRA of a matrix with a row of zeros, or a matrix to quantise that
-            another layer shares.
+        UserError: an adapter of what a part has not, a rank above a matrix's own, DoRA of a matrix with a row of zeros,
+            or a matrix to quantise that another layer shares.
     """
     told = train.adapters()
     if not told:
@@ -33,6 +33,8 @@ def attach_adapters(
     parts = model_parts(model)
     # All of them before the first, so that a model whose stage is refused stays as it is.
     names = {part: adapter_targets(model, parts, part, able, where, train) for part in told}
+    for part, lora in told.items():
+        _check_rank(parts[part], names[part], lora.r, f"{where}.train.{part}.r")
     _check_unshared(model, parts, names, {part for part, lora in told.items() if lora.quantize is not None}, where)
     for part, lora in ((part, lora) for part, lora in told.items() if lora.use_dora):
         for name in names[part]:
@@ -59,6 +61,17 @@ def attach_adapters(
             inner = [f"{name}.base_layer" for name in names[part]]
             quantise(parts[part], inner, lora.quantize, lora.double_quantize)
     return attached
+
+
+def _check_rank(part: nn.Module, names: Sequence[str], rank: int, key: str) -> None:
+    """Beyond a matrix's smaller side a rank adds weights, but no change that it could not make before."""
+    for name in names:
+        side = min(part.get_parameter(f"{name}.weight").shape)
+        if rank > side:
+            raise UserError(
+                f"{key} = {rank} is above {side}, the smaller side of {name}; lower it to {side} at most, "
+                "or leave that layer out with exclude_modules"
+            )
 
 
 def _check_unshared(

@@ -101,8 +101,7 @@ def _loaded(path: str, device: str) -> tuple[Any, Any]:
     """A model and its processor; kept outside the options, which are copied and saved."""
     from sightling.loading import load
 
-    model, processor = load(path)
-    return model.to(device).eval(), processor
+    return load(path, device)
 
 
 @lru_cache(maxsize=64)
