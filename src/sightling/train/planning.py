@@ -134,6 +134,7 @@ def _stage(
     set_training(model, parts, rates, able, where, stage.train)
     if stage.gradient_checkpointing:
         checkpointed(model, stage, where)
+    model.compact = stage.compact_attention
     seed_everything(derive_seed(seed, "objective"))
     objective = what.objective(model, prepared.processor, what.options, what.data, seed)
     cache = objective.features = shape_cache(stage, model, where)
