@@ -61,6 +61,17 @@ def test_new_and_quit(piped: Piped, saved_model: Path, png: Path) -> None:
     assert out == expected(saved_model, ([png], "one")) + expected(saved_model, ([png], "red?"))
 
 
+@pytest.mark.parametrize("single", [(), ("--single",)])
+def test_a_question_without_a_picture_is_told_once_in_a_conversation(
+    piped: Piped, saved_model: Path, png: Path, single: tuple[str, ...]
+) -> None:
+    blind = "no picture is in this conversation, so this answer is without one; /image PATH adds one"
+    text = f"red?\n/new\nred?\nand?\n/new\nred?\n/image {png}\nred?\nand?\n"
+    code, _, err = piped(text, saved_model, png, "--max-new-tokens", 2, *single)
+    assert code == 0
+    assert [line for line in err.splitlines() if "picture" in line] == [blind, blind]
+
+
 def test_a_mistake_is_one_sentence_and_the_chat_goes_on(piped: Piped, saved_model: Path, png: Path) -> None:
     mistakes = {
         b"/image none.png": "picture none.png does not exist",

@@ -63,6 +63,7 @@ class Terminal:
         self._shows = preview and self._talks and self._console.color_system in ("truecolor", "256")
         self._shows = self._shows and self._console.encoding.startswith("utf")
         self._failed = False
+        self._told_blind = False
 
     def run(self, pictures: Sequence[Opened] = ()) -> int:
         """Talk until the input ends; 0, or 2 when something that came through a pipe was bad."""
@@ -125,6 +126,7 @@ class Terminal:
 
     def _new(self, rest: str) -> None:
         self._session.reset()
+        self._told_blind = False
         if self._talks:
             self._note("a new conversation")
 
@@ -153,7 +155,9 @@ class Terminal:
 
     def _answer(self, text: str) -> None:
         stopped = False
-        with closing(self._session.ask(text)) as pieces:
+        pieces = self._session.ask(text)
+        self._tell_blind()
+        with closing(pieces):
             try:
                 for piece in pieces:
                     sys.stdout.write(printable(piece))
@@ -174,6 +178,13 @@ class Terminal:
             self._note("no words")
 
     # ---- what is said beside the answers
+
+    def _tell_blind(self) -> None:
+        """Once in a conversation, that a question brings no picture; an answer alone does not show it."""
+        shown = self._session.waiting or any(turn.pictures for turn in self._session.turns)
+        if not shown and not self._told_blind:
+            self._told_blind = True
+            self._note("no picture is in this conversation, so this answer is without one; /image PATH adds one")
 
     def _note(self, text: str) -> None:
         self._console.print(Text(text, "dim"), soft_wrap=True)
