@@ -43,7 +43,6 @@ OUT = 16
 FEW = 16
 """Rows up to which the kernel for four bits is the faster one."""
 
-
 ENGINES = ("x86", "fbgemm")
 """PyTorch's engines that have the products."""
 
@@ -98,7 +97,8 @@ def rounded(layers: Sequence[nn.Linear], stored: str) -> Rounded:
     if stored == HALF:
         return Rounded(partial(_half, torch.ops.quantized.linear_prepack_fp16(weight_NK, None)), bias_N)
     if stored == BRIEF:
-        return Rounded(partial(_brief, weight_NK.bfloat16(), _blocks(weight_NK.bfloat16())), bias_N)
+        brief_NK = weight_NK.bfloat16()
+        return Rounded(partial(_brief, brief_NK, _blocks(brief_NK)), bias_N)
     if stored == BYTES:
         return Rounded(partial(_bytes, _packed_bytes(weight_NK)), bias_N)
     return Rounded(_Nibbles(weight_NK), bias_N)
