@@ -8,6 +8,10 @@ import torch
 from sightling.errors import UserError
 from sightling.model.devices import available, find_device
 
+MPS = [] if torch.backends.mps.is_available() else ["mps"]
+ABSENT = [*MPS, "cuda:99", "hpu", "vulkan", "npu", "gpu7", "cuda:x", ""]
+"""Names of no device of this machine."""
+
 
 def test_what_is_here_is_found() -> None:
     assert available()[0] == "cpu"
@@ -15,10 +19,8 @@ def test_what_is_here_is_found() -> None:
     assert find_device(torch.device("cpu")) == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["mps", "cuda:99", "hpu", "vulkan", "npu", "gpu7", "cuda:x", ""])
+@pytest.mark.parametrize("name", ABSENT)
 def test_what_is_not_here_is_told_with_what_is(name: str) -> None:
-    if name == "mps" and torch.backends.mps.is_available():
-        pytest.skip("this machine has it")
     with pytest.raises(UserError) as error:
         find_device(name)
     assert str(error.value) == f"there is no device {name!r} here; available are: {', '.join(available())}"
